@@ -1,0 +1,134 @@
+"""One YAML a dataset: where it lies, how its tree looks, and the hyperparameters it is measured with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from crossalign.errors import InputError
+
+TREE_FIELDS = ("name", "title", "url", "layout", "tree", "subfolders", "left_out", "torchvision", "data_path")
+"""What belongs to the files of a dataset, and not to the way it is measured."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """How a dataset is found, read and measured.
+
+    Attributes:
+        name: of the dataset.
+        title, url: what it is called and where it is published.
+        layout: the module of `crossalign.datasets` that reads its tree.
+        tree: the published tree, drawn for people.
+        subfolders: where, under the given folder, the tree may begin; the first that exists is taken, else the folder.
+        left_out: class folders that are no classes.
+        torchvision: keyword arguments of the torchvision class named by "class", which reads or fetches it.
+        data_path: the folder looked in by default.
+        classes: the bundled class list; empty if the folders are the classes.
+        encoder: a spec for `load_encoder`.
+        crop_scale: (lo, hi) as in the released program.
+        crop_scale_written: (lo, hi) as written in the paper.
+        views: M, encoded once a picture.
+        sampled_views: how many of them a run draws, with replacement.
+        runs: R.
+        batch_size: pictures cut and encoded together.
+        image_scale, text_scale: logarithms of the softmax scales a and b.
+        templates: hand-written prompts with {} for the name.
+        domain: what kind of thing all classes are ("pet"), or empty.
+        descriptions: the bundled descriptions, if there are any of that name.
+    """
+
+    name: str
+    title: str = ""
+    url: str = ""
+    layout: str = "folder"
+    tree: str = ""
+    subfolders: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
+    torchvision: dict[str, Any] | None = None
+    data_path: str = ""
+    classes: str = ""
+    encoder: str = "open_clip:ViT-B-32/openai"
+    crop_scale: tuple[float, float] = (0.1, 0.9)
+    crop_scale_written: tuple[float, float] = (0.5, 0.9)
+    views: int = 60
+    sampled_views: int = 60
+    runs: int = 20
+    batch_size: int = 8
+    image_scale: float = 4.0
+    text_scale: float = 2.0
+    templates: tuple[str, ...] = ("a photo of a {}.",)
+    domain: str = ""
+    descriptions: str = ""
+
+    def __post_init__(self) -> None:
+        for name in ("views", "sampled_views", "runs", "batch_size"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise InputError(f"config {self.name}: {name} is {value!r}, but must be a whole number above 0")
+        for name in ("image_scale", "text_scale"):
+            value = getattr(self, name)
+            if not isinstance(value, (int, float)):
+                raise InputError(f"config {self.name}: {name} is {value!r}, but must be a number")
+        for name in ("crop_scale", "crop_scale_written"):
+            value = getattr(self, name)
+            if len(value) != 2 or not all(isinstance(share, (int, float)) for share in value):
+                raise InputError(f"config {self.name}: {name} is {value!r}, but must be two numbers")
+        lacking = [template for template in self.templates if "{}" not in template and template != "openai-imagenet"]
+        if lacking:
+            raise InputError(f"config {self.name}: template {lacking[0]!r} has no {{}} for the class name; add it")
+
+
+def load_config(dataset: str, measured_as: str | None = None) -> Config:
+    """Load a dataset's config.
+
+    Args:
+        dataset: a bundled name (or an alias, such as "imagenet-s"), or the path of a YAML file.
+        measured_as: another bundled name or YAML file, whose fields replace the dataset's except for its tree: so a
+            folder of pets is measured with the classes, templates and descriptions of oxford_pet.
+
+    Raises:
+        InputError: no such config or file, or a field that is unknown or of the wrong kind.
+    """
+    values = _read(dataset)
+    if measured_as is not None:
+        values |= {key: value for key, value in _read(measured_as).items() if key not in TREE_FIELDS}
+    tupled: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+    try:
+        return Config(**tupled)
+    except TypeError as error:
+        raise InputError(f"config {measured_as or dataset!r} has a field of the wrong kind ({error}); mend it") from None
+
+
+def config_names() -> list[str]:
+    """List the bundled configs."""
+    files = (file.name for file in resources.files(__name__).iterdir())
+    return sorted(file.removesuffix(".yaml") for file in files if file.endswith(".yaml"))
+
+
+ALIASES = {"imagenet-s": "imagenet-sketch"}
+
+
+def _read(name: str) -> dict[str, Any]:
+    bundled = ALIASES.get(name, name)
+    if bundled in config_names():
+        text = (resources.files(__name__) / f"{bundled}.yaml").read_text(encoding="utf-8")
+        found: dict[str, Any] = yaml.safe_load(text)
+        return {"name": bundled} | found
+    if not name.endswith((".yaml", ".yml")):
+        raise InputError(f"dataset {name!r} is unknown; known are {', '.join(config_names())}, or give a YAML file")
+    try:
+        values = yaml.safe_load(Path(name).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"config {name!r} cannot be read ({error.strerror}); check the path") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"config {name!r} is no YAML ({' '.join(str(error).split())}); mend it") from None
+    known = [field.name for field in fields(Config)]
+    if not isinstance(values, dict) or (unknown := [str(key) for key in values if key not in known]):
+        what = f"unknown fields {', '.join(unknown)}" if isinstance(values, dict) else "no fields"
+        raise InputError(f"config {name!r} has {what}; known are {', '.join(known)}")
+    return {"name": Path(name).stem} | values

@@ -1,0 +1,170 @@
+"""Labelled pictures: a published dataset or a folder to paths, labels and class names; one module a layout."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import os
+import warnings
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from crossalign.configs import Config
+from crossalign.datasets._classes import ClassList, class_list
+from crossalign.errors import InputError
+
+PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+ClassNames = Literal["tidy", "published"]
+_FINGERPRINT_BYTES = 4096
+
+
+class Tree(NamedTuple):
+    """What a layout module reads: N pictures and the label of each among C classes."""
+
+    paths: Sequence[Path]
+    labels: Sequence[int]
+    classes: ClassList
+
+
+@dataclass(frozen=True)
+class ImageDataset:
+    """N labelled pictures of C classes.
+
+    Attributes:
+        name: of the dataset.
+        root: the folder that was given.
+        paths: N files.
+        labels: N indices of classes.
+        class_names: C names that a person would use.
+        aliases: for each class other names, under which its descriptions may be filed.
+        indices: N places in the whole dataset, which fix each picture's boxes also where only some are taken.
+    """
+
+    name: str
+    root: Path
+    paths: tuple[Path, ...]
+    labels: tuple[int, ...]
+    class_names: tuple[str, ...]
+    aliases: tuple[tuple[str, ...], ...]
+    indices: tuple[int, ...]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hex digest of names, sizes, both ends of each file, order and labels; the same on every machine.
+
+        Raises:
+            InputError: a picture that the dataset lists is missing.
+        """
+        hasher = hashlib.blake2b(digest_size=16)
+        with ThreadPoolExecutor(8) as pool:
+            ends = pool.map(_ends, self.paths)
+            for path, label, index, end in zip(self.paths, self.labels, self.indices, ends, strict=True):
+                place = Path(os.path.relpath(path, self.root)).as_posix()
+                hasher.update(f"{place}\0{label}\0{index}\0".encode("utf-8", "surrogateescape") + end)
+        return hasher.hexdigest()
+
+    def limit(self, count: int) -> ImageDataset:
+        """Take `count` pictures, spread evenly over the dataset; each keeps its boxes."""
+        total = len(self.paths)
+        rows = [i * total // count for i in range(count)] if count < total else range(total)
+        return replace(
+            self,
+            paths=tuple(self.paths[row] for row in rows),
+            labels=tuple(self.labels[row] for row in rows),
+            indices=tuple(self.indices[row] for row in rows),
+        )
+
+
+def load_dataset(
+    config: Config, data_path: str | Path | None = None, *, download: bool = False, names: ClassNames = "tidy"
+) -> ImageDataset:
+    """Read the list of a dataset's pictures; no picture is opened.
+
+    Args:
+        config: from `load_config`.
+        data_path: the dataset's folder; the config's if None.
+        download: fetch it first, where torchvision can.
+        names: "tidy" tells apart and spells out the classes whose published names are alike or wrong; "published" takes
+            the names as the papers' programs do, even where two classes share one.
+
+    Raises:
+        InputError: the tree is missing or not as published, a class folder matches no class, or it cannot be fetched.
+    """
+    root = Path(data_path or config.data_path)
+    if download:
+        _download(config, root)
+    layout = importlib.import_module(f"{__name__}.{config.layout}")
+    if not root.exists():
+        raise InputError(f"the folder {str(root)!r} of {config.name} does not exist; {_expected(config)}")
+    try:
+        tree: Tree = layout.read(root, config)
+    except (OSError, RuntimeError, KeyError, IndexError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        reason = " ".join(str(error).split())
+        raise InputError(f"{str(root)!r} is not the tree of {config.name} ({reason}); {_expected(config)}") from None
+    if not tree.paths:
+        raise InputError(f"{str(root)!r} holds no pictures of {config.name}; {_expected(config)}")
+    if names == "published" and (not config.classes or config.classes == "imagenet"):
+        raise InputError(f"{config.name} has one list of class names; leave --class-names out")
+    shown = tree.classes.published_names if names == "published" else tree.classes.names
+    if repeats := len(shown) - len(set(shown)):
+        warnings.warn(f"{repeats} class names of {config.name} repeat others; these classes can never win", stacklevel=2)
+    return ImageDataset(
+        config.name,
+        root,
+        tuple(tree.paths),
+        tuple(tree.labels),
+        tuple(shown),
+        tree.classes.aliases,
+        tuple(range(len(tree.paths))),
+    )
+
+
+def find_tree(root: Path, config: Config) -> Path:
+    """Step into the first of the config's subfolders that exists, if any does."""
+    return next((root / folder for folder in config.subfolders if (root / folder).exists()), root)
+
+
+def classes_of(config: Config) -> ClassList:
+    """The config's bundled class list."""
+    return class_list(config.classes)
+
+
+def pictures_in(folder: Path) -> list[Path]:
+    """List the pictures under a folder, in order of their names, without hidden ones."""
+    found = (path for path in folder.rglob("*") if path.suffix.lower() in PICTURE_SUFFIXES and path.is_file())
+    return sorted(path for path in found if not any(part.startswith(".") for part in path.relative_to(folder).parts))
+
+
+def _expected(config: Config) -> str:
+    tree = f"it should look like\n{config.tree.rstrip()}\n" if config.tree else ""
+    return f"{tree}give its folder with --data-path" + (f"; it is published at {config.url}" if config.url else "")
+
+
+def _download(config: Config, root: Path) -> None:
+    from torchvision import datasets
+
+    if config.torchvision is None:
+        raise InputError(f"{config.name} cannot be fetched automatically; {_expected(config)}")
+    options = dict(config.torchvision)
+    try:
+        getattr(datasets, options.pop("class"))(root, download=True, **options)
+    except (OSError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"{config.name} could not be fetched ({reason}); {_expected(config)}") from None
+
+
+def _ends(path: Path) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            start = file.read(_FINGERPRINT_BYTES)
+            file.seek(max(0, size - _FINGERPRINT_BYTES))
+            return size.to_bytes(8, "big") + hashlib.blake2b(start + file.read(), digest_size=16).digest()
+    except OSError as error:
+        raise InputError(f"picture {str(path)!r} cannot be read ({error.strerror}); the dataset lists it") from None
