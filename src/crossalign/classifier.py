@@ -1,0 +1,194 @@
+"""`Classifier`: labels for one's own pictures in three lines."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from crossalign.alignment import Form
+from crossalign.configs import load_config
+from crossalign.descriptions import Descriptions, load_descriptions, parse_descriptions
+from crossalign.encoders import Encoder, load_encoder
+from crossalign.errors import InputError
+from crossalign.features import encode_views, ordered_map, text_features
+from crossalign.methods import class_scores, pick_methods, text_bank
+from crossalign.prompts import prompt_inputs
+from crossalign.store import Store
+from crossalign.views import ImageLike, ViewRecipe, cut_views, read_image
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A label with the score of its class and its probability among the labels."""
+
+    label: str
+    score: float
+    probability: float
+
+
+@dataclass(frozen=True)
+class Classification:
+    """What was found for one picture.
+
+    Attributes:
+        image: the picture's path, or None if it came as pixels.
+        predictions: best first; empty if there was an error.
+        error: why the picture has no label, or None.
+    """
+
+    image: str | None
+    predictions: tuple[Prediction, ...]
+    error: str | None = None
+
+    @property
+    def label(self) -> str | None:
+        """The best label, or None if there was an error."""
+        return self.predictions[0].label if self.predictions else None
+
+
+class Classifier:
+    """Classify pictures among labels that are given as words.
+
+    Example:
+        >>> from crossalign import Classifier
+        >>> classify = Classifier(["cat", "dog", "cup of coffee"])
+        >>> classify("photo.jpg")[0].label
+    """
+
+    def __init__(
+        self,
+        labels: Sequence[str],
+        descriptions: Descriptions | Mapping[str, Sequence[str]] | str | Path | None = None,
+        encoder: str | Encoder = "builtin",
+        method: str = "wca",
+        *,
+        domain: str = "",
+        views: int | None = None,
+        crop_scale: tuple[float, float] | None = None,
+        seed: int = 0,
+        form: Form = "released",
+        device: str = "auto",
+        num_workers: int = 2,
+        store: Store | None = None,
+    ):
+        """Encode the labels once; pictures come later.
+
+        Args:
+            labels: at least two different class names.
+            descriptions: for each label some texts, a JSON file of them, or loaded ones; without any, the hand-written
+                templates ("a close-up photo of a {name}.") stand in for descriptions.
+            encoder: a spec for `load_encoder`, or an encoder.
+            method: see `crossalign methods`.
+            domain: what kind of thing all labels are, such as "pet"; it goes into the sentences.
+            views: local views a picture; by default the `folder` config's.
+            crop_scale: (lo, hi), a view's side as a share of the shorter side; by default the `folder` config's.
+            seed: of boxes and random descriptors. A picture's boxes depend on it and on its size, not on its neighbours.
+            form: of the score, "released" or "paper".
+            device: where to compute.
+            num_workers: threads that decode and cut.
+            store: keeps the labels' features between runs, if given.
+
+        Raises:
+            InputError: fewer than two labels, repeated or empty ones, one without descriptions, or a bad encoder.
+        """
+        self.labels = tuple(_checked(labels))
+        config = load_config("folder")
+        (self._method,) = pick_methods([method])
+        self._form = form
+        self._image_scale = config.image_scale
+        self._batch_size = config.batch_size
+        self._workers = num_workers
+        count = config.views if views is None else views
+        if self._method.cross and count < 1:
+            raise InputError(f"method {method} needs at least one view, but views is {count}")
+        self._recipe = ViewRecipe(count if self._method.cross else 0, crop_scale or config.crop_scale, seed)
+        self.encoder = load_encoder(encoder, device) if isinstance(encoder, str) else encoder
+        inputs = prompt_inputs(
+            self.labels,
+            descriptions=[_descriptions(descriptions, self.labels, config.templates)],
+            templates=config.templates,
+            domain=domain,
+            seed=seed,
+        )
+        self._bank = text_bank(
+            self._method, inputs, lambda texts: text_features(texts, self.encoder, store), config.text_scale
+        )
+
+    def __call__(self, images: ImageLike | Iterable[ImageLike], top_k: int = 3) -> list[Classification]:
+        """Classify pictures; one that cannot be read has an `error` and the others go on.
+
+        Args:
+            images: paths, PIL images or arrays; or a single one.
+            top_k: how many predictions each gets.
+
+        Returns:
+            One result a picture, in order.
+        """
+        if isinstance(images, (str, os.PathLike, Image.Image, np.ndarray)):
+            images = [images]
+        return list(self.stream(images, top_k))
+
+    def stream(self, images: Iterable[ImageLike], top_k: int = 3) -> Iterator[Classification]:
+        """Classify pictures as they come, in bounded memory."""
+
+        def cut(image: ImageLike) -> tuple[ImageLike, Tensor | InputError]:
+            try:
+                return image, cut_views(read_image(image), self._recipe, self.encoder.preprocessing)
+            except InputError as error:
+                return image, error
+
+        results = ordered_map(cut, images, self._workers, ahead=2 * self._batch_size)
+        while batch := list(islice(results, self._batch_size)):
+            good = [views for _, views in batch if isinstance(views, Tensor)]
+            scores = iter(self._scores(torch.stack(good)) if good else ())
+            for image, views in batch:
+                name = str(image) if isinstance(image, (str, os.PathLike)) else None
+                if isinstance(views, InputError):
+                    yield Classification(name, (), str(views))
+                else:
+                    yield Classification(name, self._ranked(next(scores), top_k))
+
+    def _scores(self, views: Tensor) -> Tensor:
+        features = encode_views(self.encoder, views)
+        whole, local = features[:, 0], features[:, 1:]
+        return class_scores(self._method, self._bank, whole, local, image_scale=self._image_scale, form=self._form)
+
+    def _ranked(self, scores: Tensor, top_k: int) -> tuple[Prediction, ...]:
+        probabilities = (scores * self.encoder.logit_scale).softmax(-1)
+        best = scores.argsort(descending=True, stable=True)[:top_k]
+        return tuple(Prediction(self.labels[i], scores[i].item(), probabilities[i].item()) for i in best.tolist())
+
+
+def _checked(labels: Sequence[str]) -> list[str]:
+    if isinstance(labels, str):
+        raise InputError(f"labels is the text {labels!r}; give a list of class names")
+    tidy = [" ".join(label.split()) for label in labels]
+    if "" in tidy:
+        raise InputError(f"label number {tidy.index('') + 1} is empty; remove it")
+    repeated = sorted({label for label in tidy if tidy.count(label) > 1})
+    if repeated:
+        raise InputError(f"labels must differ, but {', '.join(repeated)} stands more than once; remove the repeats")
+    if len(tidy) < 2:
+        raise InputError(f"{len(tidy)} label{'s' * (not tidy)} given, but classifying takes two or more; add some")
+    return tidy
+
+
+def _descriptions(
+    given: Descriptions | Mapping[str, Sequence[str]] | str | Path | None, labels: Sequence[str], templates: Sequence[str]
+) -> Descriptions:
+    if given is None:
+        stand_ins = {label: tuple(template.format(label) for template in templates) for label in labels}
+        return Descriptions("templates", "sentences", stand_ins)
+    if isinstance(given, Descriptions):
+        return given
+    if isinstance(given, (str, Path)):
+        return load_descriptions(given)
+    return parse_descriptions({name: list(texts) for name, texts in given.items()}, "descriptions")

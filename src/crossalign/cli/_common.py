@@ -1,0 +1,104 @@
+"""What several verbs share: progress bars, options, pictures from the command line."""
+
+from __future__ import annotations
+
+import csv
+import glob
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from crossalign.errors import InputError
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
+PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+
+device_option = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
+seed_option = click.option("--seed", default=0, show_default=True, help="Seed of the views and of all that is random.")
+workers_option = click.option(
+    "--num-workers", "--num_workers", default=2, show_default=True, type=click.IntRange(0), help="Decoding threads."
+)
+store_option = click.option(
+    "--store", type=click.Path(), help="Where features are kept [default: $CROSSALIGN_CACHE, else the user's cache]."
+)
+form_option = click.option(
+    "--form",
+    type=click.Choice(["released", "paper"]),
+    default="released",
+    show_default=True,
+    help="Score: cosine of the pooled features as in the released program, or the paper's double sum.",
+)
+
+
+def progress_bar(total: int, what: str) -> tqdm[Any]:
+    """Show rate and time left on standard error."""
+    from tqdm import tqdm
+
+    return tqdm(total=total, unit=f" {what}", file=sys.stderr, dynamic_ncols=True, mininterval=0.5)
+
+
+def read_labels(labels: str | None, labels_file: str | None) -> list[str]:
+    """Take labels from "a,b,c" (commas inside double quotes do not split) or from a file with one a line.
+
+    Raises:
+        InputError: both or neither given, or the file cannot be read.
+    """
+    if (labels is None) == (labels_file is None):
+        raise InputError('give the labels either as --labels "cat,dog" or as --labels-file FILE')
+    if labels is not None:
+        return [label.strip() for row in csv.reader([labels], skipinitialspace=True) for label in row]
+    try:
+        lines = Path(str(labels_file)).read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"labels file {labels_file!r} cannot be read ({error}); give a text file, a label a line") from None
+    return [line.strip() for line in lines if line.strip()]
+
+
+def find_pictures(paths: Sequence[str]) -> list[str]:
+    """Expand files, folders (searched through), glob patterns and "-" (paths on standard input, one a line).
+
+    Raises:
+        InputError: a folder or pattern holds no picture.
+    """
+    found: list[str] = []
+    for path in paths:
+        if path == "-":
+            found += [line.rstrip("\n") for line in sys.stdin if line.strip()]
+        elif Path(path).is_dir():
+            inside = sorted(str(p) for p in Path(path).rglob("*") if p.suffix.lower() in PICTURE_SUFFIXES)
+            if not inside:
+                raise InputError(f"folder {path!r} holds no pictures ({' '.join(PICTURE_SUFFIXES)}); name another")
+            found += inside
+        elif glob.has_magic(path) and not Path(path).exists():
+            matches = sorted(glob.glob(path, recursive=True))
+            if not matches:
+                raise InputError(f"no file matches {path!r}; check the pattern")
+            found += matches
+        else:
+            found.append(path)
+    if not found:
+        raise InputError("no pictures were named; give files, folders or patterns")
+    return found
+
+
+def check_output(path: str) -> Path:
+    """Make sure, before long work, that a file can be written there.
+
+    Raises:
+        InputError: its folder does not exist, or it is a folder itself.
+    """
+    file = Path(path)
+    if file.is_dir() or not file.absolute().parent.is_dir():
+        raise InputError(f"output {path!r} cannot be written, since its folder is missing or it is one; name another file")
+    return file
+
+
+def to_json(content: Any) -> str:
+    """Lay out JSON for people and programs."""
+    return json.dumps(content, indent=2, ensure_ascii=False)

@@ -1,0 +1,105 @@
+"""`crossalign classify`: labels for one's own pictures."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from crossalign.cli import _common as common
+
+if TYPE_CHECKING:
+    from crossalign.classifier import Classification
+
+
+@click.command()
+@click.argument("paths", nargs=-1, required=True)
+@click.option("--labels", help='Class names, comma separated: "cat,dog,cup of coffee".')
+@click.option("--labels-file", type=click.Path(), help="Class names, one a line.")
+@click.option("--descriptions", type=click.Path(), help="JSON {class: [text]} [default: hand-written templates].")
+@click.option("--method", default="wca", show_default=True, help="See `crossalign methods`.")
+@click.option("--encoder", default="builtin", show_default=True, help="See `crossalign encoders`.")
+@click.option("--domain", default="", help='What kind of thing all labels are, such as "pet".')
+@click.option("--views", type=click.IntRange(1), help="Local views a picture [default: 60].")
+@click.option("--top-k", default=3, show_default=True, type=click.IntRange(1), help="Labels shown a picture.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
+@click.option("--csv", "as_csv", is_flag=True, help="Print CSV, one row a picture and label.")
+@common.form_option
+@common.seed_option
+@common.workers_option
+@common.device_option
+@click.pass_context
+def command(
+    ctx: click.Context,
+    /,
+    paths: tuple[str, ...],
+    labels: str | None,
+    labels_file: str | None,
+    top_k: int,
+    as_json: bool,
+    as_csv: bool,
+    **settings: Any,
+) -> None:
+    """Label pictures: files, folders, patterns, or - for a list on standard input.
+
+    A picture that cannot be read gets its reason in the output and the others go on; the exit code is then 1, and 0 if all
+    went well.
+
+    \b
+    Examples:
+      crossalign classify cat.jpg --labels "cat,dog,cup of coffee"
+      crossalign classify holiday/ --labels-file labels.txt --csv > labels.csv
+      find . -name "*.jpg" | crossalign classify - --labels "beach,forest,city" --json
+    """
+    if as_json and as_csv:
+        raise click.UsageError("--json and --csv exclude each other; give one of them")
+    names = common.read_labels(labels, labels_file)
+    pictures = common.find_pictures(paths)
+
+    from crossalign.classifier import Classifier
+
+    results = Classifier(names, **settings).stream(pictures, top_k)
+    failed = 0
+    with common.progress_bar(len(pictures), "pictures") as bar:
+
+        def counted() -> Iterator[Classification]:
+            nonlocal failed
+            for result in results:
+                failed += result.error is not None
+                yield result
+                bar.update(1)
+
+        (_print_json if as_json else _print_csv if as_csv else _print_lines)(counted())
+    if failed:
+        click.echo(f"{failed} of {len(pictures)} pictures could not be read", err=True)
+        ctx.exit(1)
+
+
+def _print_json(results: Iterable[Classification]) -> None:
+    lead = "["
+    for result in results:
+        print(f"{lead}\n{json.dumps(asdict(result), ensure_ascii=False)}", end="", flush=True)
+        lead = ","
+    print("\n]")
+
+
+def _print_csv(results: Iterable[Classification]) -> None:
+    table = csv.writer(sys.stdout, lineterminator="\n")
+    table.writerow(["image", "rank", "label", "score", "probability", "error"])
+    for result in results:
+        if result.error:
+            table.writerow([result.image, "", "", "", "", result.error])
+        for rank, found in enumerate(result.predictions, start=1):
+            table.writerow([result.image, rank, found.label, f"{found.score:.6f}", f"{found.probability:.6f}", ""])
+        sys.stdout.flush()
+
+
+def _print_lines(results: Iterable[Classification]) -> None:
+    for result in results:
+        found = ", ".join(f"{p.label} {p.score:.3f} ({100 * p.probability:.1f} %)" for p in result.predictions)
+        print(f"{result.image}: {result.error or found}", flush=True)

@@ -1,0 +1,25 @@
+"""`crossalign encoders`: which there are."""
+
+from __future__ import annotations
+
+import click
+
+
+@click.command()
+@click.argument("pattern", default="")
+def command(pattern: str) -> None:
+    """List the encoders that --encoder takes; PATTERN narrows open_clip's long list.
+
+    \b
+    Examples:
+      crossalign encoders
+      crossalign encoders ViT-B-16
+    """
+    import open_clip
+
+    click.echo("builtin                      embedded, no hub needed; also builtin:lite0, builtin:lite2")
+    click.echo("open_clip:ARCH/PATH          weights from a checkpoint file")
+    click.echo("open_clip:ARCH/random        untrained, for timing and parity tests")
+    for arch, tag in open_clip.list_pretrained():
+        if pattern.lower() in f"{arch}/{tag}".lower():
+            click.echo(f"open_clip:{arch}/{tag}")
