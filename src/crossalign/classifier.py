@@ -57,6 +57,13 @@ class Classification:
 class Classifier:
     """Classify pictures among labels that are given as words.
 
+    Attributes:
+        labels: C class names.
+        encoder, method: what compares pictures with texts, and how.
+        recipe: which views are taken of a picture.
+        bank: the labels' texts, encoded and weighted.
+        image_scale, form: of the method's weights and score.
+
     Example:
         >>> from crossalign import Classifier
         >>> classify = Classifier(["cat", "dog", "cup of coffee"])
@@ -101,15 +108,15 @@ class Classifier:
         """
         self.labels = tuple(_checked(labels))
         config = load_config("folder")
-        (self._method,) = pick_methods([method])
-        self._form = form
-        self._image_scale = config.image_scale
+        (self.method,) = pick_methods([method])
+        self.form = form
+        self.image_scale = config.image_scale
         self._batch_size = config.batch_size
         self._workers = num_workers
         count = config.views if views is None else views
-        if self._method.cross and count < 1:
+        if self.method.cross and count < 1:
             raise InputError(f"method {method} needs at least one view, but views is {count}")
-        self._recipe = ViewRecipe(count if self._method.cross else 0, crop_scale or config.crop_scale, seed)
+        self.recipe = ViewRecipe(count if self.method.cross else 0, crop_scale or config.crop_scale, seed)
         self.encoder = load_encoder(encoder, device) if isinstance(encoder, str) else encoder
         inputs = prompt_inputs(
             self.labels,
@@ -118,8 +125,8 @@ class Classifier:
             domain=domain,
             seed=seed,
         )
-        self._bank = text_bank(
-            self._method, inputs, lambda texts: text_features(texts, self.encoder, store), config.text_scale
+        self.bank = text_bank(
+            self.method, inputs, lambda texts: text_features(texts, self.encoder, store), config.text_scale
         )
 
     def __call__(self, images: ImageLike | Iterable[ImageLike], top_k: int = 3) -> list[Classification]:
@@ -141,27 +148,32 @@ class Classifier:
 
         def cut(image: ImageLike) -> tuple[ImageLike, Tensor | InputError]:
             try:
-                return image, cut_views(read_image(image), self._recipe, self.encoder.preprocessing)
+                return image, self.cut(read_image(image))
             except InputError as error:
                 return image, error
 
         results = ordered_map(cut, images, self._workers, ahead=2 * self._batch_size)
         while batch := list(islice(results, self._batch_size)):
             good = [views for _, views in batch if isinstance(views, Tensor)]
-            scores = iter(self._scores(torch.stack(good)) if good else ())
+            scores = iter(self.score(encode_views(self.encoder, torch.stack(good))) if good else ())
             for image, views in batch:
                 name = str(image) if isinstance(image, (str, os.PathLike)) else None
                 if isinstance(views, InputError):
                     yield Classification(name, (), str(views))
                 else:
-                    yield Classification(name, self._ranked(next(scores), top_k))
+                    yield Classification(name, self.rank(next(scores), top_k))
 
-    def _scores(self, views: Tensor) -> Tensor:
-        features = encode_views(self.encoder, views)
+    def cut(self, image: Tensor) -> Tensor:
+        """Cut a picture's views: (3, H, W) uint8 to (1 + M, 3, *size) uint8, the whole image first."""
+        return cut_views(image, self.recipe, self.encoder.preprocessing)
+
+    def score(self, features: Tensor) -> Tensor:
+        """Score all labels: (B, 1 + M, D) features of views, as `cut` orders them, to (B, C)."""
         whole, local = features[:, 0], features[:, 1:]
-        return class_scores(self._method, self._bank, whole, local, image_scale=self._image_scale, form=self._form)
+        return class_scores(self.method, self.bank, whole, local, image_scale=self.image_scale, form=self.form)
 
-    def _ranked(self, scores: Tensor, top_k: int) -> tuple[Prediction, ...]:
+    def rank(self, scores: Tensor, top_k: int = 3) -> tuple[Prediction, ...]:
+        """Turn a picture's scores (C,) into its best `top_k` predictions."""
         probabilities = (scores * self.encoder.logit_scale).softmax(-1)
         best = scores.argsort(descending=True, stable=True)[:top_k]
         return tuple(Prediction(self.labels[i], scores[i].item(), probabilities[i].item()) for i in best.tolist())
