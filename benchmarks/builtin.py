@@ -63,7 +63,7 @@ def main() -> None:
             if size == sizes[0]:
                 variants += [replace(base, top_k=k) for k in (5, 20, 1000)]
                 variants += [replace(base, temperature=t) for t in (0.7, 1.5)]
-                variants += [replace(base, anchor_prompt="{}")]
+                variants += [replace(base, anchor_prompt=PHOTO)]
             for settings in variants:
                 encoder.use(settings)
                 found = [accuracy(encoder, datasets[name], measured[name][0]) for name in SETS]

@@ -17,7 +17,7 @@ def command(pattern: str) -> None:
     """
     import open_clip
 
-    click.echo("builtin                      embedded, no hub needed; also builtin:lite0, builtin:lite2")
+    click.echo("builtin                      embedded, no hub needed; also builtin:lite1, builtin:lite2")
     click.echo("open_clip:ARCH/PATH          weights from a checkpoint file")
     click.echo("open_clip:ARCH/random        untrained, for timing and parity tests")
     for arch, tag in open_clip.list_pretrained():

