@@ -1,7 +1,7 @@
 """Features on disk: safetensors shards beside a manifest, found again by what they were made of.
 
 A shard appears whole or not at all, and carries a digest of its content, so that a killed run goes on where it stopped
-and a damaged or foreign shard is made again. Processes that share a store write the same bytes to the same names.
+and a damaged or foreign shard is made again. Processes that share a store write equal shards to the same names.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from crossalign.errors import InputError
+from crossalign.files import write_whole
 
 SCHEMA = 1
 
@@ -29,30 +29,6 @@ SCHEMA = 1
 def store_root(folder: str | Path | None = None) -> Path:
     """Say where features live: the given folder, else $CROSSALIGN_CACHE, else the platform's user cache folder."""
     return Path(folder or os.environ.get("CROSSALIGN_CACHE") or user_cache_path("crossalign"))
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that it appears whole or not at all, even if the process or the machine dies meanwhile.
-
-    Raises:
-        InputError: the disk is full, or the folder cannot be written.
-    """
-    part = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(part, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise InputError(f"{str(path)!r} cannot be written ({error.strerror}); free or name another place") from error
 
 
 @dataclass(frozen=True)
