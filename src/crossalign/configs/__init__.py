@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from importlib import resources
 from pathlib import Path
@@ -13,6 +15,30 @@ from crossalign.errors import InputError
 
 TREE_FIELDS = ("name", "title", "url", "layout", "tree", "subfolders", "left_out", "torchvision", "data_path")
 """What belongs to the files of a dataset, and not to the way it is measured."""
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+_KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "str": ("a text", lambda value: isinstance(value, str)),
+    "int": ("a whole number above 0", lambda value: type(value) is int and value > 0),
+    "float": ("a number", _is_number),
+    "tuple[float, float]": (
+        "two numbers",
+        lambda value: isinstance(value, tuple) and len(value) == 2 and all(map(_is_number, value)),
+    ),
+    "tuple[str, ...]": (
+        "a list of texts",
+        lambda value: isinstance(value, tuple) and all(isinstance(text, str) for text in value),
+    ),
+    "dict[str, Any] | None": (
+        "a torchvision class under 'class', and its arguments",
+        lambda value: value is None or (isinstance(value, dict) and isinstance(value.get("class"), str)),
+    ),
+}
+"""What a YAML may give for a field, by the field's annotation."""
 
 
 @dataclass(frozen=True)
@@ -66,18 +92,15 @@ class Config:
     descriptions: str = ""
 
     def __post_init__(self) -> None:
-        for name in ("views", "sampled_views", "runs", "batch_size"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise InputError(f"config {self.name}: {name} is {value!r}, but must be a whole number above 0")
-        for name in ("image_scale", "text_scale"):
-            value = getattr(self, name)
-            if not isinstance(value, (int, float)):
-                raise InputError(f"config {self.name}: {name} is {value!r}, but must be a number")
-        for name in ("crop_scale", "crop_scale_written"):
-            value = getattr(self, name)
-            if len(value) != 2 or not all(isinstance(share, (int, float)) for share in value):
-                raise InputError(f"config {self.name}: {name} is {value!r}, but must be two numbers")
+        for field in fields(self):
+            kind, fits = _KINDS[str(field.type)]
+            if not fits(value := getattr(self, field.name)):
+                shown = list(value) if isinstance(value, tuple) else value
+                raise InputError(f"config {self.name}: {field.name} is {shown!r}, but must be {kind}; mend it")
+        check_crop_scale(self.crop_scale, f"config {self.name}: crop_scale")
+        check_crop_scale(self.crop_scale_written, f"config {self.name}: crop_scale_written")
+        if not self.templates:
+            raise InputError(f"config {self.name}: templates is empty; give one with {{}} for the class name")
         lacking = [template for template in self.templates if "{}" not in template and template != "openai-imagenet"]
         if lacking:
             raise InputError(f"config {self.name}: template {lacking[0]!r} has no {{}} for the class name; add it")
@@ -98,10 +121,21 @@ def load_config(dataset: str, measured_as: str | None = None) -> Config:
     if measured_as is not None:
         values |= {key: value for key, value in _read(measured_as).items() if key not in TREE_FIELDS}
     tupled: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
-    try:
-        return Config(**tupled)
-    except TypeError as error:
-        raise InputError(f"config {measured_as or dataset!r} has a field of the wrong kind ({error}); mend it") from None
+    return Config(**tupled)
+
+
+def check_crop_scale(crop_scale: Sequence[Any], called: str = "crop_scale") -> None:
+    """Make sure that a crop scale, `called` so in the error, is two shares (lo, hi) with 0 < lo <= hi <= 1.
+
+    Raises:
+        InputError: it is something else.
+    """
+    if all(isinstance(share, (int, float)) for share in crop_scale) and len(crop_scale) == 2:
+        low, high = crop_scale
+        if 0 < low <= high <= 1:
+            return
+    shown = ", ".join(map(str, crop_scale))
+    raise InputError(f"{called} is {shown}, but must be two shares with 0 < low <= high <= 1")
 
 
 def config_names() -> list[str]:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import importlib
 import os
+import pkgutil
 import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from types import ModuleType
 from typing import Literal, NamedTuple
 
 from crossalign.configs import Config
@@ -20,6 +22,7 @@ from crossalign.errors import InputError
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 ClassNames = Literal["tidy", "published"]
 _FINGERPRINT_BYTES = 4096
+_UNCOMPRESSED = (".bmp", ".tif", ".tiff")
 
 
 class Tree(NamedTuple):
@@ -53,19 +56,23 @@ class ImageDataset:
     indices: tuple[int, ...]
 
     @cached_property
-    def fingerprint(self) -> str:
-        """Hex digest of names, sizes, both ends of each file, order and labels; the same on every machine.
+    def pictures_fingerprint(self) -> str:
+        """Hex digest of the pictures' names, sizes, both ends of each file, and order; the same on every machine.
 
         Raises:
             InputError: a picture that the dataset lists is missing.
         """
         hasher = hashlib.blake2b(digest_size=16)
         with ThreadPoolExecutor(8) as pool:
-            ends = pool.map(_ends, self.paths)
-            for path, label, index, end in zip(self.paths, self.labels, self.indices, ends, strict=True):
+            for path, index, end in zip(self.paths, self.indices, pool.map(_ends, self.paths), strict=True):
                 place = Path(os.path.relpath(path, self.root)).as_posix()
-                hasher.update(f"{place}\0{label}\0{index}\0".encode("utf-8", "surrogateescape") + end)
+                hasher.update(f"{place}\0{index}\0".encode("utf-8", "surrogateescape") + end)
         return hasher.hexdigest()
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hex digest of pictures and labels."""
+        return hashlib.blake2b(f"{self.pictures_fingerprint}{self.labels}".encode(), digest_size=16).hexdigest()
 
     def limit(self, count: int) -> ImageDataset:
         """Take `count` pictures, spread evenly over the dataset; each keeps its boxes."""
@@ -94,19 +101,22 @@ def load_dataset(
     Raises:
         InputError: the tree is missing or not as published, a class folder matches no class, or it cannot be fetched.
     """
+    if not (data_path or config.data_path):
+        raise InputError(f"no folder was given for {config.name}; give it with --data-path")
     root = Path(data_path or config.data_path)
     if download:
         _download(config, root)
-    layout = importlib.import_module(f"{__name__}.{config.layout}")
+    layout = _layout(config)
     if not root.exists():
         raise InputError(f"the folder {str(root)!r} of {config.name} does not exist; {_expected(config)}")
     try:
         tree: Tree = layout.read(root, config)
-    except (OSError, RuntimeError, KeyError, IndexError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
+    except InputError:
+        raise
+    except Exception as error:
+        # Lists, tables and .mat files that are missing, cut short or something else fail in many types.
         reason = " ".join(str(error).split())
-        raise InputError(f"{str(root)!r} is not the tree of {config.name} ({reason}); {_expected(config)}") from None
+        raise InputError(f"{str(root)!r} is not the tree of {config.name} ({reason}); {_expected(config)}") from error
     if not tree.paths:
         raise InputError(f"{str(root)!r} holds no pictures of {config.name}; {_expected(config)}")
     if names == "published" and (not config.classes or config.classes == "imagenet"):
@@ -136,9 +146,23 @@ def classes_of(config: Config) -> ClassList:
 
 
 def pictures_in(folder: Path) -> list[Path]:
-    """List the pictures under a folder, in order of their names, without hidden ones."""
+    """List the pictures under a class folder, in order of their names, without hidden ones.
+
+    Raises:
+        InputError: there are none.
+    """
     found = (path for path in folder.rglob("*") if path.suffix.lower() in PICTURE_SUFFIXES and path.is_file())
-    return sorted(path for path in found if not any(part.startswith(".") for part in path.relative_to(folder).parts))
+    shown = sorted(path for path in found if not any(part.startswith(".") for part in path.relative_to(folder).parts))
+    if not shown:
+        raise InputError(f"class folder {str(folder)!r} holds no pictures; fill or remove it")
+    return shown
+
+
+def _layout(config: Config) -> ModuleType:
+    known = sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
+    if config.layout not in known:
+        raise InputError(f"config {config.name}: layout {config.layout!r} is unknown; known are {', '.join(known)}")
+    return importlib.import_module(f"{__name__}.{config.layout}")
 
 
 def _expected(config: Config) -> str:
@@ -154,16 +178,18 @@ def _download(config: Config, root: Path) -> None:
     options = dict(config.torchvision)
     try:
         getattr(datasets, options.pop("class"))(root, download=True, **options)
-    except (OSError, RuntimeError) as error:
+    except Exception as error:
+        # Servers, proxies and archives that are cut short fail in many types.
         reason = " ".join(str(error).split())
-        raise InputError(f"{config.name} could not be fetched ({reason}); {_expected(config)}") from None
+        raise InputError(f"{config.name} could not be fetched ({reason}); {_expected(config)}") from error
 
 
 def _ends(path: Path) -> bytes:
     try:
         with open(path, "rb") as file:
             size = os.fstat(file.fileno()).st_size
-            start = file.read(_FINGERPRINT_BYTES)
+            # A compressed picture changed in its middle has another size or end; an uncompressed one is read whole.
+            start = file.read(-1 if path.suffix.lower() in _UNCOMPRESSED else _FINGERPRINT_BYTES)
             file.seek(max(0, size - _FINGERPRINT_BYTES))
             return size.to_bytes(8, "big") + hashlib.blake2b(start + file.read(), digest_size=16).digest()
     except OSError as error:

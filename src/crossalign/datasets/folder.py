@@ -40,19 +40,17 @@ def _from_folders(root: Path, left_out: tuple[str, ...]) -> list[tuple[Path, str
     for folder in sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")):
         if folder.name in left_out:
             continue
-        pictures = pictures_in(folder)
-        if not pictures:
-            raise InputError(f"class folder {str(folder)!r} holds no pictures; fill or remove it")
-        found += [(path, folder.name) for path in pictures]
+        found += [(path, folder.name) for path in pictures_in(folder)]
     return found
 
 
 def _from_csv(file: Path) -> list[tuple[Path, str]]:
     with open(file, encoding="utf-8-sig", newline="") as lines:
-        rows = [row for row in csv.reader(lines) if row]
-    if rows and [cell.strip().lower() for cell in rows[0]] == ["path", "label"]:
+        reader = csv.reader(lines, strict=True)
+        rows = [(reader.line_num, [cell.strip() for cell in row]) for row in reader if row]
+    if rows and [cell.lower() for cell in rows[0][1]] == ["path", "label"]:
         rows = rows[1:]
-    for number, row in enumerate(rows, start=1):
-        if len(row) != 2 or not all(cell.strip() for cell in row):
-            raise InputError(f"row {number} of {str(file)!r} is {','.join(row)!r}, but must be path,label; mend it")
-    return [(file.parent / path.strip(), label.strip()) for path, label in rows]
+    for line, row in rows:
+        if len(row) != 2 or not all(row):
+            raise InputError(f"line {line} of {str(file)!r} is {','.join(row)!r}, but must be path,label; mend it")
+    return [(file.parent / path, label) for _, (path, label) in rows]

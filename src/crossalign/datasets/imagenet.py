@@ -1,14 +1,18 @@
-"""ImageNet and its shifted test sets: one folder a class, named by wnid, or by class index as in ImageNetV2."""
+"""ImageNet and its shifted test sets: one folder a class, named by wnid, or by class index as in ImageNetV2.
+
+ImageNet's own validation pictures are published in one flat folder, their classes in the development kit or, by Kaggle,
+in a CSV; that is read too.
+"""
 
 from __future__ import annotations
 
+import csv
 import warnings
 from pathlib import Path
 
 from crossalign.configs import Config
 from crossalign.datasets import Tree, classes_of, find_tree, pictures_in
 from crossalign.datasets._classes import ClassList
-from crossalign.errors import InputError
 
 SYNSETS = {"imagenet-a": "imagenet_a_synsets.txt", "imagenet-r": "imagenet_r_synsets.txt"}
 """The sets that cover a part of the 1000 classes, and timm's list of that part."""
@@ -16,24 +20,52 @@ SYNSETS = {"imagenet-a": "imagenet_a_synsets.txt", "imagenet-r": "imagenet_r_syn
 
 def read(root: Path, config: Config) -> Tree:
     """Read a tree; the classes are all 1000, or those whose folders exist where the set covers only a part."""
-    every = classes_of(config)
-    folders = sorted(path for path in find_tree(root, config).iterdir() if path.is_dir() and path.name[0] != ".")
-    by_index = bool(folders) and all(folder.name.isdigit() for folder in folders)
-    known = {str(i): i for i in range(len(every.keys))} if by_index else {w: i for i, w in enumerate(every.keys)}
-    part = _part(config.name)
-    unknown = [path.name for path in folders if path.name not in known or (part and path.name not in part)]
-    if unknown:
-        raise InputError(f"{len(unknown)} folders are no classes of {config.name}: {', '.join(unknown)}; remove them")
-    labels = {folder: known[folder.name] for folder in folders}
-    classes = every
+    tree = find_tree(root, config)
+    pictures = _from_lists(root, tree) if any(tree.glob("ILSVRC2012_val_*.JPEG")) else _from_folders(tree)
+    folders = sorted({folder for _, folder in pictures})
+    every, part = classes_of(config), _part(config.name)
+    classes = every.take(row for row, wnid in enumerate(every.keys) if wnid in part) if part else every
+    by_index = all(folder.isdigit() for folder in folders)
+    named = ClassList(tuple(map(str, range(len(every.keys)))), every.names) if by_index else classes
+    labels = named.find(folders)
     if part:
-        kept = sorted(labels.values())
-        if len(kept) < len(part):
-            warnings.warn(f"{len(kept)} of the {len(part)} classes of {config.name} are there", stacklevel=2)
-        classes = ClassList(tuple(every.keys[i] for i in kept), tuple(every.names[i] for i in kept))
-        labels = {folder: kept.index(label) for folder, label in labels.items()}
-    found = [(path, label) for folder, label in labels.items() for path in pictures_in(folder)]
-    return Tree([path for path, _ in found], [label for _, label in found], classes)
+        present = sorted(set(labels.values()))
+        if len(present) < len(part):
+            warnings.warn(f"{len(present)} of the {len(part)} classes of {config.name} are there", stacklevel=2)
+        classes = classes.take(present)
+        labels = {folder: present.index(label) for folder, label in labels.items()}
+    return Tree([path for path, _ in pictures], [labels[folder] for _, folder in pictures], classes)
+
+
+def _from_folders(tree: Path) -> list[tuple[Path, str]]:
+    folders = sorted(path for path in tree.iterdir() if path.is_dir() and not path.name.startswith("."))
+    return [(path, folder.name) for folder in folders for path in pictures_in(folder)]
+
+
+def _from_lists(root: Path, tree: Path) -> list[tuple[Path, str]]:
+    """Read the flat folder: its classes stand in a list somewhere between it and the given root."""
+    for place in (tree, *tree.parents):
+        if (table := place / "LOC_val_solution.csv").is_file():
+            return _from_kaggle(tree, table)
+        if (kit := place / "ILSVRC2012_devkit_t12" / "data").is_dir():
+            return _from_kit(tree, kit)
+        if place == root:
+            break
+    raise FileNotFoundError("its pictures lie flat, without a list of their classes")
+
+
+def _from_kaggle(tree: Path, table: Path) -> list[tuple[Path, str]]:
+    rows = csv.DictReader(table.read_text(encoding="utf-8").splitlines())
+    return sorted((tree / f"{row['ImageId']}.JPEG", row["PredictionString"].split()[0]) for row in rows)
+
+
+def _from_kit(tree: Path, kit: Path) -> list[tuple[Path, str]]:
+    from scipy.io import loadmat
+
+    synsets = loadmat(kit / "meta.mat", squeeze_me=True)["synsets"]
+    wnids = {int(number): str(wnid) for number, wnid in zip(synsets["ILSVRC2012_ID"], synsets["WNID"], strict=True)}
+    numbers = (kit / "ILSVRC2012_validation_ground_truth.txt").read_text(encoding="utf-8").split()
+    return [(tree / f"ILSVRC2012_val_{row:08d}.JPEG", wnids[int(number)]) for row, number in enumerate(numbers, start=1)]
 
 
 def _part(name: str) -> frozenset[str]:
