@@ -103,7 +103,7 @@ def image_features(
             "kind": "views",
             "version": RECIPE_VERSION,
             "encoder": encoder.fingerprint,
-            "dataset": dataset.fingerprint,
+            "pictures": dataset.pictures_fingerprint,
             "recipe": asdict(recipe),
             "shard_images": shard_images,
             "dtype": "float16",
@@ -149,9 +149,12 @@ def encode_pictures(
 
 def encode_views(encoder: Encoder, views: Tensor) -> Tensor:
     """Encode (B, V, 3, *size) pixels to (B, V, D): in passes that suit a CPU's caches or fill a GPU."""
-    views_a_pass = 16 if encoder.device.type == "cpu" else 2048
-    flat: list[Tensor] = [encoder.encode_images(part) for part in views.flatten(0, 1).split(views_a_pass)]
-    return torch.cat(flat).view(*views.shape[:2], -1)
+    if encoder.device.type == "cpu":
+        # Kernels sum in another order for another batch: passes within one picture make its bits its own.
+        passes = [part for picture in views for part in picture.split(16)]
+    else:
+        passes = list(views.flatten(0, 1).split(2048))
+    return torch.cat([encoder.encode_images(part) for part in passes]).view(*views.shape[:2], -1)
 
 
 def text_features(texts: Sequence[str], encoder: Encoder, store: Store | None) -> Tensor:

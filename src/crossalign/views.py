@@ -5,16 +5,21 @@ from __future__ import annotations
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from crossalign.configs import check_crop_scale
 from crossalign.errors import InputError
 
 ImageLike = str | Path | Image.Image | np.ndarray[Any, Any]
+
+# `read_image` refuses what PIL only warns of, by itself: turning the warning into an error for a moment would change the
+# process's filters, and pictures are read in several threads.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
 @dataclass(frozen=True)
@@ -79,9 +84,9 @@ class ViewRecipe:
     seed: int
 
     def __post_init__(self) -> None:
-        low, high = self.crop_scale
-        if not 0 < low <= high <= 1:
-            raise InputError(f"crop_scale is {low}, {high}, but must be two shares with 0 < low <= high <= 1")
+        check_crop_scale(self.crop_scale)
+        if self.seed < 0:
+            raise InputError(f"the seed is {self.seed}, but must not be negative")
         if self.count < 0:
             raise InputError(f"the number of views is {self.count}, but must not be negative")
 
@@ -110,11 +115,21 @@ def cut_views(image: Tensor, recipe: ViewRecipe, preprocessing: Preprocessing, i
     return views
 
 
-def read_image(source: ImageLike) -> Tensor:
+def read_image(
+    source: ImageLike | BinaryIO,
+    *,
+    name: str | None = None,
+    formats: tuple[str, ...] | None = None,
+    max_pixels: int | None = None,
+) -> Tensor:
     """Read a picture as the RGB a person sees: EXIF-turned, transparency on white, any mode or depth.
 
     Args:
-        source: a path, a PIL image, or an array (H, W), (H, W, 3) or (H, W, 4) of uint8 or of floats in [0, 1].
+        source: a path, an open file, a PIL image, or an array (H, W), (H, W, 3) or (H, W, 4) of uint8 or of floats in
+            [0, 1].
+        name: what errors call it; by default its path.
+        formats: PIL's names of the file formats that are read; by default all that PIL knows.
+        max_pixels: the most pixels that a file may unpack to; by default PIL's own limit.
 
     Returns:
         (3, H, W) uint8.
@@ -124,20 +139,34 @@ def read_image(source: ImageLike) -> Tensor:
     """
     if isinstance(source, np.ndarray):
         return _to_tensor(_from_array(source))
-    if isinstance(source, Image.Image):
-        return _to_tensor(source)
+    called = f"picture {name or str(source)!r}" if name or isinstance(source, (str, Path)) else "the picture"
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(source) as image:
-                return _to_tensor(image)
+        if isinstance(source, Image.Image):
+            return _to_tensor(source)
+        with Image.open(source, formats=formats) as image:
+            _check_pixels(called, image.size, max_pixels or Image.MAX_IMAGE_PIXELS)
+            return _to_tensor(image)
     except FileNotFoundError:
-        raise InputError(f"picture {str(source)!r} does not exist; check the path") from None
+        raise InputError(f"{called} does not exist; check the path") from None
     except IsADirectoryError:
         raise InputError(f"{str(source)!r} is a folder, not a picture; give the pictures in it") from None
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError, Warning) as error:
+    except UnidentifiedImageError:
+        kinds = f"none of {', '.join(formats)}" if formats else "no picture"
+        raise InputError(f"{called} cannot be read (its content is {kinds}); replace it or leave it out") from None
+    except InputError:
+        raise
+    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise InputError(f"picture {str(source)!r} cannot be read ({reason}); replace it or leave it out") from None
+        raise InputError(f"{called} cannot be read ({reason}); replace it or leave it out") from None
+
+
+def _check_pixels(called: str, size: tuple[int, int], most: int | None) -> None:
+    width, height = size
+    if most is not None and width * height > most:
+        raise InputError(
+            f"{called} cannot be read ({width} x {height} are {width * height} pixels, but {most} are the limit); "
+            "shrink it or leave it out"
+        )
 
 
 def _from_array(array: np.ndarray[Any, Any]) -> Image.Image:
