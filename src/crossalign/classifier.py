@@ -15,7 +15,13 @@ from torch import Tensor
 
 from crossalign.alignment import Form
 from crossalign.configs import load_config
-from crossalign.descriptions import Descriptions, load_descriptions, parse_descriptions
+from crossalign.descriptions import (
+    Descriptions,
+    bundled_descriptions,
+    bundled_names,
+    load_descriptions,
+    parse_descriptions,
+)
 from crossalign.encoders import Encoder, load_encoder
 from crossalign.errors import InputError
 from crossalign.features import encode_views, ordered_map, text_features
@@ -90,8 +96,8 @@ class Classifier:
 
         Args:
             labels: at least two different class names.
-            descriptions: for each label some texts, a JSON file of them, or loaded ones; without any, the hand-written
-                templates ("a close-up photo of a {name}.") stand in for descriptions.
+            descriptions: for each label some texts, a JSON file of them, the name of bundled ones, or loaded ones; without
+                any, the hand-written templates ("a close-up photo of a {name}.") stand in for descriptions.
             encoder: a spec for `load_encoder`, or an encoder.
             method: see `crossalign methods`.
             domain: what kind of thing all labels are, such as "pet"; it goes into the sentences.
@@ -104,10 +110,13 @@ class Classifier:
             store: keeps the labels' features between runs, if given.
 
         Raises:
-            InputError: fewer than two labels, repeated or empty ones, one without descriptions, or a bad encoder.
+            InputError: fewer than two labels, repeated or empty ones, one without descriptions, an unknown method, or a bad
+                encoder, seed or crop scale.
         """
         self.labels = tuple(_checked(labels))
         config = load_config("folder")
+        if method == "all":
+            raise InputError("a classifier uses one method, but 'all' was given; name one of `crossalign methods`")
         (self.method,) = pick_methods([method])
         self.form = form
         self.image_scale = config.image_scale
@@ -145,6 +154,11 @@ class Classifier:
 
     def stream(self, images: Iterable[ImageLike], top_k: int = 3) -> Iterator[Classification]:
         """Classify pictures as they come, in bounded memory."""
+        for image, features in self.encode(images):
+            yield self.result(image, features, top_k)
+
+    def encode(self, images: Iterable[ImageLike]) -> Iterator[tuple[ImageLike, Tensor | InputError]]:
+        """Yield each picture with the (1 + M, D) features of its views, or with the reason why it cannot be read."""
 
         def cut(image: ImageLike) -> tuple[ImageLike, Tensor | InputError]:
             try:
@@ -155,13 +169,16 @@ class Classifier:
         results = ordered_map(cut, images, self._workers, ahead=2 * self._batch_size)
         while batch := list(islice(results, self._batch_size)):
             good = [views for _, views in batch if isinstance(views, Tensor)]
-            scores = iter(self.score(encode_views(self.encoder, torch.stack(good))) if good else ())
+            features = iter(encode_views(self.encoder, torch.stack(good)) if good else ())
             for image, views in batch:
-                name = str(image) if isinstance(image, (str, os.PathLike)) else None
-                if isinstance(views, InputError):
-                    yield Classification(name, (), str(views))
-                else:
-                    yield Classification(name, self.rank(next(scores), top_k))
+                yield image, views if isinstance(views, InputError) else next(features)
+
+    def result(self, image: ImageLike, features: Tensor | InputError, top_k: int = 3) -> Classification:
+        """Turn what `encode` yields into a picture's classification."""
+        name = str(image) if isinstance(image, (str, os.PathLike)) else None
+        if isinstance(features, InputError):
+            return Classification(name, (), str(features))
+        return Classification(name, self.rank(self.score(features[None])[0], top_k))
 
     def cut(self, image: Tensor) -> Tensor:
         """Cut a picture's views: (3, H, W) uint8 to (1 + M, 3, *size) uint8, the whole image first."""
@@ -202,5 +219,8 @@ def _descriptions(
     if isinstance(given, Descriptions):
         return given
     if isinstance(given, (str, Path)):
-        return load_descriptions(given)
-    return parse_descriptions({name: list(texts) for name, texts in given.items()}, "descriptions")
+        bundled = str(given) in bundled_names() and not Path(given).exists()
+        return bundled_descriptions(str(given)) if bundled else load_descriptions(given)
+    # A single text is a sequence too, of letters; it is left for `parse_descriptions` to refuse.
+    lists = {name: texts if isinstance(texts, str) else list(texts) for name, texts in given.items()}
+    return parse_descriptions(lists, "descriptions")

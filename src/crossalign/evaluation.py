@@ -156,6 +156,7 @@ def evaluate(
         InputError: a picture cannot be read, a class has no description, or a method lacks what it needs.
     """
     store = store or Store()
+    recipe = ViewRecipe(config.views if any(m.cross for m in methods) else 0, config.crop_scale, seed)
     done = Evaluation(dataset, encoder, config, seed, tuple(d.source for d in descriptions))
     inputs = prompt_inputs(
         dataset.class_names,
@@ -171,7 +172,6 @@ def evaluate(
             text_bank(method, inputs, lambda texts: text_features(texts, encoder, store), config.text_scale)
             for method in methods
         ]
-    recipe = ViewRecipe(config.views if any(m.cross for m in methods) else 0, config.crop_scale, seed)
     with _timed(done, "views"):
         features = image_features(
             dataset,

@@ -95,11 +95,13 @@ def sentences(inputs: PromptInputs) -> ClassPrompts:
     """Whole sentences (CuPL, Pratt et al., ICCV 2023; WCA): as given, else made of descriptors in several phrasings."""
     if inputs.sentences is not None:
         return _by_class(inputs, inputs.sentences, lambda _, text: [text])
-    kind = f", a type of {inputs.domain}," if inputs.domain else ","
-    phrasings = (f"a photo of {{}}{kind} {{}}.", "{}, {}.", "a close-up photo of {}, {}.")
-    return _by_class(
-        inputs, inputs.descriptors, lambda name, text: [p.format(_with_article(name), _clause(text)) for p in phrasings]
-    )
+    kind = f", a type of {inputs.domain}" if inputs.domain else ""
+
+    def phrasings(name: str, text: str) -> list[str]:
+        thing, clause = _with_article(name), _clause(text)
+        return [f"a photo of {thing}{kind}, {clause}.", f"{thing}, {clause}.", f"a close-up photo of {thing}, {clause}."]
+
+    return _by_class(inputs, inputs.descriptors, phrasings)
 
 
 def waffle(inputs: PromptInputs) -> ClassPrompts:

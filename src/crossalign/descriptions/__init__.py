@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+import unicodedata
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from crossalign.errors import InputError
 
@@ -50,7 +51,11 @@ class Descriptions:
         """
         known = {normalise_name(name): texts for name, texts in self.classes.items() if texts}
         every = ([name, *others] for name, others in zip(names, aliases or [()] * len(names), strict=True))
-        found = [next((known[n] for n in map(normalise_name, of_class) if n in known), ()) for of_class in every]
+        # A name as it stands comes first, since "C++" and "C#" are alike once normalised.
+        found = [
+            next((texts for n in of_class if (texts := self.classes.get(n) or known.get(normalise_name(n)))), ())
+            for of_class in every
+        ]
         missing = [name for name, texts in zip(names, found, strict=True) if not texts]
         if missing:
             lack = f"{self.source} has no descriptions for {len(missing)} of {len(names)} classes: {', '.join(missing)}"
@@ -62,7 +67,10 @@ class Descriptions:
 
 def normalise_name(name: str) -> str:
     """Bring a class name to the form that is compared: lower case, words separated by one space."""
-    return re.sub(r"[^\w]+|_+", " ", re.sub(r"['’`]", "", name.casefold())).strip()
+    text = unicodedata.normalize("NFC", re.sub(r"['’`]", "", name.casefold()))
+    # Marks are kept: in many scripts they are the vowels.
+    kept = (letter if letter.isalnum() or unicodedata.category(letter)[0] == "M" else " " for letter in text)
+    return " ".join("".join(kept).split())
 
 
 def load_descriptions(path: str | Path) -> Descriptions:
@@ -75,7 +83,7 @@ def load_descriptions(path: str | Path) -> Descriptions:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"descriptions {str(path)!r} cannot be read ({error.strerror}); check the path") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"descriptions {str(path)!r} are no JSON ({error}); give a file {{class: [text]}}") from None
     return parse_descriptions(content, str(path))
 
@@ -112,8 +120,11 @@ def parse_descriptions(content: object, source: str) -> Descriptions:
     if content["schema"] != SCHEMA:
         raise InputError(f"{source} has schema {content['schema']!r}, but this version reads {SCHEMA}; upgrade crossalign")
     classes = _classes(content.get("classes"), source)
-    if content.get("style") == "sentences":
-        return Descriptions(source, "sentences", classes)
+    style = content.get("style")
+    if style not in (*get_args(Style), "fragments"):
+        raise InputError(f"{source} has style {style!r}; write descriptors, fragments or sentences")
+    if style != "descriptors":
+        return Descriptions(source, "sentences" if style == "sentences" else "descriptors", classes)
     # Our own descriptors complete "which has ..."; with the verb they follow CLIP-D's grammar.
     return Descriptions(source, "descriptors", {name: tuple(f"has {t}" for t in ts) for name, ts in classes.items()})
 

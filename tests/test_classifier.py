@@ -1,0 +1,278 @@
+"""`Classifier` on real photos with the real built-in encoder."""
+
+import itertools
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from conftest import PHOTOS
+from crossalign import Classifier
+from crossalign.alignment import FORMS
+from crossalign.classifier import Classification, Prediction
+from crossalign.configs import load_config
+from crossalign.descriptions import Descriptions, bundled_descriptions
+from crossalign.errors import InputError
+from crossalign.methods import METHODS
+from crossalign.store import Store
+from crossalign.views import ViewRecipe, cut_views, read_image
+
+DEMO = bundled_descriptions("demo")
+SHOWN = {"chelsea.png": "cat", "coffee.png": "cup of coffee", "rocket.jpg": "rocket", "brick.png": "brick wall"}
+LABELS = ["dog", *SHOWN.values(), "moon"]
+PATHS = [PHOTOS / name for name in SHOWN]
+CAT = PATHS[0]
+
+
+@pytest.fixture(scope="module")
+def make(builtin):
+    def classifier(labels=LABELS, descriptions=DEMO, **options):
+        return Classifier(labels, descriptions, **({"encoder": builtin, "views": 2} | options))
+
+    return classifier
+
+
+@pytest.fixture(scope="module")
+def classify(make):
+    return make()
+
+
+@pytest.fixture(scope="module")
+def alone(classify):
+    """Each photo classified by itself."""
+    return [classify(path)[0] for path in PATHS]
+
+
+def assert_same(found, expected):
+    """The same to the last bit; only what pictures are called may differ."""
+    assert [(result.predictions, result.error) for result in found] == [(r.predictions, r.error) for r in expected]
+
+
+def test_three_lines():
+    classify = Classifier(["cat", "dog", "cup of coffee"])
+    results = classify(PHOTOS / "coffee.png")
+    assert [result.label for result in results] == ["cup of coffee"]
+    assert classify.recipe == ViewRecipe(60, (0.1, 0.9), seed=0)
+    assert classify.method is METHODS["wca"]
+
+
+def test_photos_are_recognised(alone):
+    assert [result.label for result in alone] == list(SHOWN.values())
+
+
+def test_results_are_plain_data(alone):
+    for path, result in zip(PATHS, alone, strict=True):
+        assert isinstance(result, Classification)
+        assert (result.image, result.error) == (str(path), None)
+        assert len(result.predictions) == 3
+        assert all(isinstance(p, Prediction) and p.label in LABELS for p in result.predictions)
+        assert result.label == result.predictions[0].label
+        scores, shares = ([getattr(p, name) for p in result.predictions] for name in ("score", "probability"))
+        assert scores == sorted(scores, reverse=True)
+        assert shares == sorted(shares, reverse=True)
+
+
+@pytest.mark.parametrize("top_k", [1, 2, 99])
+def test_top_k_is_how_many_are_given(classify, top_k):
+    assert len(classify(CAT, top_k=top_k)[0].predictions) == min(top_k, len(LABELS))
+
+
+def test_probabilities_are_a_softmax_of_all_scores(classify, builtin):
+    predictions = classify(CAT, top_k=len(LABELS))[0].predictions
+    assert {p.label for p in predictions} == set(LABELS)
+    assert sum(p.probability for p in predictions) == pytest.approx(1)
+    powers = [math.exp(builtin.logit_scale * p.score) for p in predictions]
+    assert [p.probability for p in predictions] == pytest.approx([x / sum(powers) for x in powers], rel=1e-4)
+
+
+def test_a_picture_may_come_in_any_form(classify, alone):
+    with Image.open(CAT) as image:
+        pixels = np.asarray(image)
+        forms = [str(CAT), CAT, image, pixels, pixels / 255.0]
+        found = [classify(form)[0] for form in forms]
+    assert [result.image for result in found] == [str(CAT)] * 2 + [None] * 3
+    assert_same(found, [alone[0]] * 5)
+
+
+@pytest.mark.parametrize("gather", [list, tuple, iter, lambda paths: (path for path in paths)])
+def test_many_pictures_may_come_in_any_gathering(classify, alone, gather):
+    assert_same(classify(gather(PATHS[:2])), alone[:2])
+
+
+def test_no_pictures_are_no_results(classify):
+    assert classify([]) == []
+
+
+def test_a_stream_may_never_end(classify, alone):
+    stream = classify.stream(itertools.cycle(PATHS))
+    assert_same(list(itertools.islice(stream, 6)), alone + alone[:2])
+    stream.close()
+
+
+@pytest.mark.parametrize("num_workers", [0, 3])
+def test_results_depend_on_no_neighbours_or_workers(make, alone, num_workers):
+    classify = make(num_workers=num_workers)
+    # In another order, and more than a batch of the classifier holds.
+    assert_same(classify(PATHS[::-1] * 2 + PATHS[:1]), alone[::-1] * 2 + alone[:1])
+
+
+def test_a_batch_of_any_size_gives_the_same(make, alone, monkeypatch):
+    classify = make()
+    for size in (1, 2):
+        monkeypatch.setattr(classify, "_batch_size", size)
+        assert_same(classify(PATHS[:3]), alone[:3])
+
+
+def test_the_seed_moves_the_views(make, alone):
+    again, other = make(seed=0)(PATHS), make(seed=1)(PATHS)
+    assert_same(again, alone)
+    assert [p.score for p in other[0].predictions] != pytest.approx([p.score for p in alone[0].predictions], abs=1e-4)
+
+
+def test_broken_pictures_get_their_reason_and_the_others_go_on(classify, alone, tmp_path):
+    whole = (PHOTOS / "rocket.jpg").read_bytes()
+    (tmp_path / "cut.jpg").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "page.png").write_text("<html></html>")
+    cut = Image.open(tmp_path / "cut.jpg")
+    bad = [tmp_path / "cut.jpg", tmp_path / "page.png", tmp_path / "none.jpg", str(tmp_path), cut, np.zeros((2, 2, 7))]
+    mixed = list(itertools.chain.from_iterable(zip(bad, itertools.cycle(PATHS), strict=False)))
+    found = classify(mixed)
+    assert_same(found[1::2], (alone * 2)[: len(bad)])
+    assert [result.image for result in found[::2]] == [*map(str, bad[:4]), None, None]
+    reasons = ["cannot be read", "cannot be read", "does not exist", "is a folder", "cannot be read", "is no picture"]
+    for result, reason in zip(found[::2], reasons, strict=True):
+        assert reason in result.error
+        assert "\n" not in result.error
+        assert (result.predictions, result.label) == ((), None)
+    assert [result.error is None for result in classify(bad)] == [False] * len(bad)
+
+
+@pytest.mark.parametrize(
+    ("labels", "reason"),
+    [
+        ("cat,dog", "labels is the text 'cat,dog'; give a list"),
+        (["cat", "", "dog"], "label number 2 is empty"),
+        (["cat", "dog", " "], "label number 3 is empty"),
+        (["dog", "cat", "dog", "cat", "bus"], "cat, dog stands more than once"),
+        (["big cat", " big  cat "], "big cat stands more than once"),
+        (["cat"], "1 label given, but classifying takes two or more"),
+        ([], "0 labels given, but classifying takes two or more"),
+    ],
+)
+def test_wrong_labels_say_why(make, labels, reason):
+    with pytest.raises(InputError, match=reason):
+        make(labels, None)
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"method": "nonsense"}, "unknown method nonsense; known are clip"),
+        ({"method": "all"}, "one method"),
+        ({"views": 0}, "wca needs at least one view, but views is 0"),
+        ({"crop_scale": (0.9, 0.1)}, "crop_scale is 0.9, 0.1"),
+        ({"seed": -1}, "the seed is -1"),
+        ({"method": "waffle", "seed": -1}, "the seed is -1"),
+        ({"encoder": "nonsense:x"}, "'nonsense:x' names no known backend"),
+    ],
+)
+def test_wrong_options_say_why(make, options, reason):
+    with pytest.raises(InputError, match=reason):
+        make(**options)
+
+
+OWN = {"Cat": ["A cat has whiskers.", "A cat has a tail."], "CUP-OF_COFFEE": ("Coffee is dark.",), "unused": ["It is."]}
+TEXTS = ("A cat has whiskers.", "A cat has a tail.", "Coffee is dark.")
+PAIR = ["cat", "cup of coffee"]
+
+
+def test_descriptions_come_as_dict_file_or_loaded(make, tmp_path):
+    file = tmp_path / "own.json"
+    file.write_text(json.dumps({name: list(texts) for name, texts in OWN.items()}))
+    loaded = Descriptions("own", "sentences", {name: tuple(texts) for name, texts in OWN.items()})
+    for given in (OWN, file, str(file), loaded):
+        classify = make(PAIR, given)
+        assert classify.bank.texts == TEXTS
+        assert [result.label for result in classify(PATHS[:2])] == PAIR
+
+
+def test_bundled_descriptions_come_by_name(make):
+    assert make(descriptions="demo").bank.texts == make(descriptions=DEMO).bank.texts
+
+
+def test_fragments_become_sentences_with_the_domain(make):
+    classify = make(PAIR, {"cat": ["has whiskers"], "cup of coffee": ["a hot drink"]}, domain="thing")
+    assert "a photo of a cat, a type of thing, which has whiskers." in classify.bank.texts
+    assert "a photo of a cup of coffee, a type of thing, which is a hot drink." in classify.bank.texts
+
+
+@pytest.mark.parametrize(
+    ("descriptions", "reason"),
+    [
+        ({"cat": ["has whiskers"]}, "no descriptions for 1 of 2 classes: cup of coffee"),
+        ({"cat": ["has whiskers"], "cup of coffee": []}, "no descriptions for 1 of 2 classes: cup of coffee"),
+        ({"cat": "has whiskers", "cup of coffee": ["foam"]}, "has for 'cat' something else than a list of texts"),
+        ({}, "names no classes"),
+        ("none.json", r"'none\.json' cannot be read"),
+    ],
+)
+def test_wrong_descriptions_say_why(make, descriptions, reason):
+    with pytest.raises(InputError, match=reason):
+        make(PAIR, descriptions)
+
+
+def test_without_descriptions_templates_stand_in(make):
+    classify = make(PAIR, None)
+    templates = load_config("folder").templates
+    assert classify.bank.texts == tuple(template.format(name) for name in PAIR for template in templates)
+    assert len(templates) > 1
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_classifies(make, method):
+    classify = make(method=method)
+    found = classify(PATHS)
+    assert sum(result.label == truth for result, truth in zip(found, SHOWN.values(), strict=True)) >= 3
+    assert (classify.recipe.count == 2) == (method == "wca")
+
+
+def cosine(a, b):
+    return float(a @ b / math.sqrt(float(a @ a) * float(b @ b)))
+
+
+def test_clip_is_the_cosine_with_one_prompt(make, builtin):
+    scores = {p.label: p.score for p in make(method="clip")(CAT, top_k=99)[0].predictions}
+    image = builtin.encode_images(builtin.preprocessing.fit(read_image(CAT))[None])[0].double()
+    texts = builtin.encode_texts([f"a photo of a {label}." for label in LABELS]).double()
+    assert [scores[label] for label in LABELS] == pytest.approx([cosine(image, text) for text in texts], abs=1e-5)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_wca_is_the_papers_sum_over_views_and_sentences(make, builtin, form):
+    classify = make(PAIR, OWN, form=form, seed=3, views=3)
+    scores = {p.label: p.score for p in classify(CAT)[0].predictions}
+    recipe = ViewRecipe(3, (0.1, 0.9), seed=3)
+    whole, *views = builtin.encode_images(cut_views(read_image(CAT), recipe, builtin.preprocessing)).double()
+    w = torch.tensor([math.exp(math.exp(4) * float(view @ whole)) for view in views], dtype=torch.float64)
+    w /= w.sum()
+    for label, sentences in zip(PAIR, (TEXTS[:2], TEXTS[2:]), strict=True):
+        prompt, *ys = builtin.encode_texts([f"a photo of a {label}.", *sentences]).double()
+        v = torch.tensor([math.exp(math.exp(2) * float(y @ prompt)) for y in ys], dtype=torch.float64)
+        v /= v.sum()
+        if form == "paper":
+            expected = sum(w[m] * v[n] * (views[m] @ ys[n]) for m in range(3) for n in range(len(ys)))
+        else:
+            expected = cosine(sum(map(torch.mul, w, views)), sum(map(torch.mul, v, ys)))
+        assert scores[label] == pytest.approx(float(expected), abs=1e-5)
+
+
+def test_a_store_keeps_the_labels_features(make, alone, tmp_path, monkeypatch):
+    make(store=Store(tmp_path))
+    kept = list(tmp_path.rglob("*.safetensors"))
+    assert kept
+    times = [file.stat().st_mtime_ns for file in kept]
+    assert_same(make(store=Store(tmp_path))(PATHS), alone)
+    assert [file.stat().st_mtime_ns for file in tmp_path.rglob("*.safetensors")] == times
