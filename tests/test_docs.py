@@ -1,0 +1,68 @@
+"""What the documents show is run, or at least understood by the program as it stands."""
+
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+
+from conftest import PHOTOS
+from crossalign.cli import main
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def blocks(page, language):
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+
+
+def commands(page):
+    lines = [line for block in blocks(page, "sh") for line in block.replace("\\\n", " ").splitlines()]
+    return [line for line in lines if re.search(r"(^|\| )crossalign ", line)]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_command_is_understood(page):
+    for line in commands(page):
+        words = shlex.split(line.split("| ")[-1], comments=True)
+        name, *options = words[1 : words.index(">") if ">" in words else None]
+        verb = main.get_command(click.Context(main), name)
+        assert verb is not None, line
+        if options:
+            verb.make_context(name, options).close()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_link_leads_somewhere(page):
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text(encoding="utf-8")):
+        assert (page.parent / target).exists(), target
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("docs")
+    (folder / "photos").mkdir()
+    for name in ("chelsea.png", "coffee.png"):
+        shutil.copy(PHOTOS / name, folder / "photos")
+    return folder
+
+
+def test_the_readmes_python_runs(folder):
+    (example, *_) = blocks(ROOT / "README.md", "python")
+    done = subprocess.run([sys.executable, "-c", example], cwd=folder, capture_output=True, text=True, timeout=300)
+    assert (done.stdout, done.returncode) == ("cat\n", 0), done.stderr
+
+
+def test_the_readmes_first_commands_run(folder):
+    first = [line for line in commands(ROOT / "README.md") if line.startswith("crossalign classify")]
+    assert len(first) >= 2
+    path = f"{Path(sys.executable).parent}:/usr/bin:/bin"
+    for line in first:
+        done = subprocess.run(line, shell=True, cwd=folder, capture_output=True, text=True, timeout=300, env={"PATH": path})
+        assert done.returncode == 0, done.stderr
+    assert (folder / "labels.csv").read_text().splitlines()[1].startswith("photos/chelsea.png,1,cat,")
