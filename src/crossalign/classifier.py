@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from crossalign.alignment import Form
+from crossalign.alignment import FORMS, Form
 from crossalign.configs import load_config
 from crossalign.descriptions import (
     Descriptions,
@@ -118,6 +118,8 @@ class Classifier:
         if method == "all":
             raise InputError("a classifier uses one method, but 'all' was given; name one of `crossalign methods`")
         (self.method,) = pick_methods([method])
+        if form not in FORMS:
+            raise InputError(f"form is {form!r}, but must be one of {', '.join(FORMS)}")
         self.form = form
         self.image_scale = config.image_scale
         self._batch_size = config.batch_size

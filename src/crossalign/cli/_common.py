@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
 device_option = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
-seed_option = click.option("--seed", default=0, show_default=True, help="Seed of the views and of all that is random.")
+seed_option = click.option(
+    "--seed", default=0, show_default=True, type=click.IntRange(0), help="Seed of the views and of all that is random."
+)
 workers_option = click.option(
     "--num-workers", "--num_workers", default=2, show_default=True, type=click.IntRange(0), help="Decoding threads."
 )

@@ -60,7 +60,9 @@ class Descriptions:
         if missing:
             lack = f"{self.source} has no descriptions for {len(missing)} of {len(names)} classes: {', '.join(missing)}"
             if not allow_missing:
-                raise InputError(f"{lack}; add them to the file, rename the classes, or allow it with --allow-missing")
+                raise InputError(
+                    f"{lack}; add them to the file or rename the classes (`evaluate` can also do without: --allow-missing)"
+                )
             warnings.warn(f"{lack}; their prompt alone stands for them", stacklevel=2)
         return found
 
@@ -80,7 +82,7 @@ def load_descriptions(path: str | Path) -> Descriptions:
         InputError: the file is missing, is no JSON, or holds something else.
     """
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        content = json.loads(Path(path).read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise InputError(f"descriptions {str(path)!r} cannot be read ({error.strerror}); check the path") from None
     except (ValueError, RecursionError) as error:
