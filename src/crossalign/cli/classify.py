@@ -5,8 +5,9 @@ from __future__ import annotations
 import csv
 import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -14,14 +15,17 @@ import click
 from crossalign.cli import _common as common
 
 if TYPE_CHECKING:
-    from crossalign.classifier import Classification
+    from crossalign.classifier import Classification, Classifier
+    from crossalign.report import ReportedPicture
 
 
 @click.command()
 @click.argument("paths", nargs=-1, required=True)
 @click.option("--labels", help='Class names, comma separated: "cat,dog,cup of coffee".')
 @click.option("--labels-file", type=click.Path(), help="Class names, one a line.")
-@click.option("--descriptions", type=click.Path(), help="JSON {class: [text]} [default: hand-written templates].")
+@click.option(
+    "--descriptions", type=click.Path(), help="JSON {class: [text]}, or a bundled name [default: hand-written templates]."
+)
 @click.option("--method", default="wca", show_default=True, help="See `crossalign methods`.")
 @click.option("--encoder", default="builtin", show_default=True, help="See `crossalign encoders`.")
 @click.option("--domain", default="", help='What kind of thing all labels are, such as "pet".')
@@ -29,6 +33,7 @@ if TYPE_CHECKING:
 @click.option("--top-k", default=3, show_default=True, type=click.IntRange(1), help="Labels shown a picture.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
 @click.option("--csv", "as_csv", is_flag=True, help="Print CSV, one row a picture and label.")
+@click.option("--report", type=click.Path(), help="Write an HTML page of pictures, labels and reasons there.")
 @common.form_option
 @common.seed_option
 @common.workers_option
@@ -43,6 +48,7 @@ def command(
     top_k: int,
     as_json: bool,
     as_csv: bool,
+    report: str | None,
     **settings: Any,
 ) -> None:
     """Label pictures: files, folders, patterns, or - for a list on standard input.
@@ -54,30 +60,60 @@ def command(
     Examples:
       crossalign classify cat.jpg --labels "cat,dog,cup of coffee"
       crossalign classify holiday/ --labels-file labels.txt --csv > labels.csv
+      crossalign classify holiday/ --labels-file labels.txt --report report.html
       find . -name "*.jpg" | crossalign classify - --labels "beach,forest,city" --json
     """
     if as_json and as_csv:
         raise click.UsageError("--json and --csv exclude each other; give one of them")
     names = common.read_labels(labels, labels_file)
     pictures = common.find_pictures(paths)
+    page = common.check_output(report) if report else None
 
     from crossalign.classifier import Classifier
 
-    results = Classifier(names, **settings).stream(pictures, top_k)
+    classify = Classifier(names, **settings)
+    rows: list[ReportedPicture] | None = None if page is None else []
     failed = 0
     with common.progress_bar(len(pictures), "pictures") as bar:
 
         def counted() -> Iterator[Classification]:
             nonlocal failed
-            for result in results:
+            for result in _found(classify, pictures, top_k, rows):
                 failed += result.error is not None
                 yield result
                 bar.update(1)
 
         (_print_json if as_json else _print_csv if as_csv else _print_lines)(counted())
+    if page is not None and rows is not None:
+        _write_report(page, classify, rows)
     if failed:
         click.echo(f"{failed} of {len(pictures)} pictures could not be read", err=True)
         ctx.exit(1)
+
+
+def _found(
+    classify: Classifier, pictures: Sequence[str], top_k: int, rows: list[ReportedPicture] | None
+) -> Iterator[Classification]:
+    """Classify pictures, and keep what the report shows of each if there is to be one."""
+    from crossalign.errors import InputError
+
+    for image, features in classify.encode(pictures):
+        found = classify.result(image, features, top_k)
+        if rows is not None:
+            from crossalign.explanation import explain
+            from crossalign.report import reported_picture
+
+            why = None if isinstance(features, InputError) else explain(classify, image, 2, features=features)
+            rows.append(reported_picture(image, found, why))
+        yield found
+
+
+def _write_report(page: Path, classify: Classifier, rows: Sequence[ReportedPicture]) -> None:
+    from crossalign.files import write_whole
+    from crossalign.report import pictures_report
+
+    write_whole(page, pictures_report(classify, rows).encode("utf-8", "backslashreplace"))
+    click.echo(f"report: {page}", err=True)
 
 
 def _print_json(results: Iterable[Classification]) -> None:

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 @click.option("--limit", type=click.IntRange(1), help="Only that many pictures, spread evenly over the dataset.")
 @click.option("--download", is_flag=True, help="Fetch the dataset first, where torchvision can.")
 @click.option("--output", type=click.Path(), help="Write the results there as JSON.")
+@click.option("--report", type=click.Path(), help="Write an HTML page of accuracies by method and class there.")
 @common.form_option
 @common.seed_option
 @common.workers_option
@@ -58,14 +59,15 @@ def command(**options: Any) -> None:
       crossalign evaluate --dataset folder --data-path pets --config oxford_pet     # pets' names, templates, descriptions
     """
     config = _config(options)
-    file = common.check_output(options["output"]) if options["output"] else None
+    file, page = (common.check_output(options[key]) if options[key] else None for key in ("output", "report"))
     descriptions = _descriptions(config, options["descriptions"])
     methods = _methods(options["methods"], descriptions)
 
     from crossalign.datasets import load_dataset
     from crossalign.encoders import load_encoder
     from crossalign.evaluation import evaluate
-    from crossalign.store import Store, write_whole
+    from crossalign.files import write_whole
+    from crossalign.store import Store
     from crossalign.tables import results_table
 
     start = time.perf_counter()
@@ -91,6 +93,10 @@ def command(**options: Any) -> None:
     done.timing = {"loading": loading} | done.timing
     if file:
         write_whole(file, (common.to_json(done.to_dict()) + "\n").encode())
+    if page:
+        from crossalign.report import methods_report
+
+        write_whole(page, methods_report(done).encode())
     click.echo(results_table([done.to_dict()]))
     stages = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in done.timing.items())
     click.echo(f"{stages}; {done.encoded} pictures encoded now, {len(dataset.paths) - done.encoded} kept before", err=True)
