@@ -277,7 +277,7 @@ def test_texts_are_encoded_once_and_kept_as_they_are(builtin, tmp_path):
 # Another process on the same store, and its end
 
 OTHER = """
-import sys
+import os, sys
 import torch
 torch.set_num_threads(1)
 from crossalign.configs import load_config
@@ -289,6 +289,7 @@ from crossalign.views import ViewRecipe
 
 dataset = load_dataset(load_config("folder"), sys.argv[1])
 encoder = load_encoder("builtin", "cpu")
+os.nice(10)  # the test, which watches it, comes first
 for line in sys.stdin:
     found = image_features(dataset, encoder, ViewRecipe(3, (0.1, 0.9), seed=5), Store(line[:-1]), shard_images=1)
     print(found.encoded, flush=True)
@@ -321,11 +322,11 @@ def wait_for(condition, seconds=120):
 def test_two_processes_at_once_both_end_right(dataset, builtin, reference, tmp_path, other_process):
     other, tell = other_process
     tell(tmp_path)
-    wait_for(lambda: list(tmp_path.rglob("manifest.json")))
+    wait_for(lambda: list(tmp_path.rglob("*.safetensors")))
     features, encoded = features_of(dataset, builtin, Store(tmp_path), shard_images=1)
     assert torch.equal(features, reference)
-    assert encoded > 0
-    assert 0 < int(other.stdout.readline()) <= PICTURES
+    assert 0 < encoded < PICTURES
+    assert int(other.stdout.readline()) == PICTURES
     again, encoded = features_of(dataset, builtin, Store(tmp_path), shard_images=1)
     assert encoded == 0
     assert torch.equal(again, reference)
@@ -335,11 +336,11 @@ def test_two_processes_at_once_both_end_right(dataset, builtin, reference, tmp_p
 def test_a_killed_process_is_continued_at_the_next_shard(dataset, builtin, reference, tmp_path, other_process):
     other, tell = other_process
     tell(tmp_path)
-    wait_for(lambda: len(list(tmp_path.rglob("*.safetensors"))) >= 2)
+    wait_for(lambda: len(list(tmp_path.rglob("*.safetensors"))) >= 1)
     other.kill()
     assert other.wait() < 0
     done = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")}
-    assert 2 <= len(done) < PICTURES
+    assert 1 <= len(done) < PICTURES
     features, encoded = features_of(dataset, builtin, Store(tmp_path), shard_images=1)
     assert encoded == PICTURES - len(done)
     assert torch.equal(features, reference)
