@@ -22,7 +22,7 @@ SETS = {
     "flowers102_test1020": (
         "flowers102",
         "102 flowers, 10 pictures each, from the official test split. The embedded encoder sees a picture through "
-        "ImageNet's 1000 classes, of which one is a daisy and none another of these flowers: it is close to blind here",
+        "ImageNet's 1000 classes, hardly any of which is a flower: it is close to blind here",
     ),
     "imagenet_sample1000": (
         "imagenet",

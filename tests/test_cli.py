@@ -15,7 +15,7 @@ import pytest
 
 from conftest import PHOTOS
 
-VERBS = ("classify", "datasets", "demo", "encoders", "evaluate", "methods", "table")
+VERBS = ("classify", "datasets", "demo", "describe", "encoders", "evaluate", "explain", "methods", "serve", "table")
 SCRIPT = Path(sys.executable).with_name("crossalign")
 
 

@@ -1,0 +1,333 @@
+"""The HTTP API: the engine's answers as JSON, and a reason in words for whatever is refused."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import csv
+import json
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import asdict
+from io import BytesIO
+from typing import Any, BinaryIO, TypeVar
+
+import open_clip
+from fastapi import Depends, FastAPI, Request
+from fastapi.responses import JSONResponse
+from fastapi.security import HTTPBasic
+from fastapi_offline import FastAPIOffline
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.types import Receive, Scope, Send
+
+from crossalign import __version__
+from crossalign.encoders import backends
+from crossalign.errors import InputError
+from crossalign.http_guards import BasicAuth, BodyLimit
+from crossalign.methods import METHODS
+from crossalign.serving import Busy, Engine, Limits, Question, Unavailable
+
+Pictures = list[tuple[str, BinaryIO]]
+MOST = 1_000_000
+"""No question makes sense of a larger number, and tensors cannot count as far as JSON."""
+Body = TypeVar("Body", bound=BaseModel)
+
+
+class Asked(BaseModel):
+    """What is asked of the pictures."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    labels: list[str] | None = Field(None, description="Class names, at least two; by default the server's own.")
+    descriptions: dict[str, list[str]] | None = Field(
+        None, description="For every label some texts; without any, hand-written templates stand in."
+    )
+    method: str = Field("wca", json_schema_extra={"enum": list(METHODS)})
+    domain: str = Field("", description='What kind of thing all labels are, such as "pet".')
+    views: int | None = Field(None, ge=1, le=MOST, description="Local views a picture; by default 60.")
+    top_k: int = Field(3, ge=1, le=MOST, description="How many labels each picture gets.")
+
+
+class AskedWithPictures(Asked):
+    """The JSON body: pictures in base64 beside what is asked of them."""
+
+    images: list[str] = Field(min_length=1, description="Picture files in base64.")
+
+
+class Found(BaseModel):
+    """A label with the score of its class and its probability among the labels."""
+
+    label: str
+    score: float
+    probability: float
+
+
+class Labelled(BaseModel):
+    """A picture, by its file's name or its number, and its best labels, best first."""
+
+    image: str
+    predictions: list[Found]
+
+
+class Answer(BaseModel):
+    """What was found for each picture, in order."""
+
+    encoder: str
+    method: str
+    results: list[Labelled]
+
+
+class Health(BaseModel):
+    """How the server is."""
+
+    status: str
+    version: str
+    encoder: str
+    waiting: int = Field(description="Pictures that wait or are worked on.")
+    queue: int = Field(description="How many may.")
+    label_sets: int = Field(description="Sets of labels whose texts are kept.")
+
+
+class Encoders(BaseModel):
+    """The encoder that answers, and all that a server could be started with."""
+
+    serving: str
+    width: int = Field(description="Of the joint space.")
+    image_size: list[int] = Field(description="Height and width in pixels that the encoder sees.")
+    device: str
+    known: list[str] = Field(description="Specs for `crossalign serve --encoder`.")
+
+
+class Refusal(BaseModel):
+    """Why there is no answer."""
+
+    reason: str
+
+
+class Refused(Exception):
+    """A request that is answered with a status and a reason."""
+
+    def __init__(self, status: int, reason: str, **headers: str):
+        super().__init__(reason)
+        self.status, self.reason, self.headers = status, reason, headers
+
+
+REFUSALS: dict[int | str, dict[str, Any]] = {
+    401: {"model": Refusal, "description": "User or password is missing or wrong."},
+    408: {"model": Refusal, "description": "The request came too slowly."},
+    413: {"model": Refusal, "description": "The request is too large."},
+    415: {"model": Refusal, "description": "The body is neither multipart/form-data nor application/json."},
+    422: {"model": Refusal, "description": "A picture or a field is wrong, or breaks a limit."},
+    429: {"model": Refusal, "description": "The queue is full; try again after the seconds in Retry-After."},
+    503: {"model": Refusal, "description": "There was no answer in time."},
+}
+MULTIPART = {
+    "type": "object",
+    "required": ["images"],
+    "properties": {
+        "images": {"type": "array", "items": {"type": "string", "format": "binary"}, "minItems": 1},
+        "labels": {"type": "string", "description": "Comma separated; commas inside double quotes do not split."},
+        "descriptions": {"type": "string", "description": "JSON: {label: [text]}."},
+        "method": {"type": "string", "enum": list(METHODS), "default": "wca"},
+        "domain": {"type": "string"},
+        "views": {"type": "integer", "minimum": 1, "maximum": MOST},
+        "top_k": {"type": "integer", "minimum": 1, "maximum": MOST, "default": 3},
+    },
+}
+BODIES = {
+    "multipart/form-data": {"schema": MULTIPART},
+    "application/json": {"schema": AskedWithPictures.model_json_schema()},
+}
+
+
+def create_app(engine: Engine, labels: Sequence[str] = (), login: tuple[str, str] | None = None) -> FastAPI:
+    """Build the application.
+
+    Args:
+        engine: answers.
+        labels: class names for requests that bring none.
+        login: (user, password) that every request must know, if any.
+    """
+    app = FastAPIOffline(
+        title="crossalign",
+        version=__version__,
+        description="Labels for pictures, without training: see `crossalign serve --help`.",
+        redoc_url=None,
+        # It refuses nobody, but tells the documentation that `BasicAuth` will.
+        dependencies=[Depends(HTTPBasic(auto_error=False))] if login else [],
+    )
+    # Requests with a place in the queue never wait for a thread.
+    threads = ThreadPoolExecutor(engine.limits.queue, "request")
+
+    @app.post(
+        "/v1/classify",
+        response_model=Answer,
+        responses=REFUSALS,
+        openapi_extra={"requestBody": {"required": True, "content": BODIES}},
+    )
+    async def classify(request: Request) -> Answer:
+        """Label pictures: one or more files as multipart, or base64 in JSON."""
+        # A place is taken before the body is read, so that no more bodies than places are held.
+        with engine.admit(1):
+            async with _asked(request, engine.limits) as (pictures, asked):
+                with engine.admit(len(pictures) - 1):
+                    loop = asyncio.get_running_loop()
+                    return await loop.run_in_executor(threads, _answer, engine, pictures, asked, labels)
+
+    @app.get("/v1/health", response_model=Health, responses={401: REFUSALS[401]})
+    async def health() -> Health:
+        """Say that the server is up, and how busy."""
+        return Health(
+            status="ok",
+            version=__version__,
+            encoder=engine.encoder.name,
+            waiting=engine.waiting,
+            queue=engine.limits.queue,
+            label_sets=engine.label_sets,
+        )
+
+    @app.get("/v1/encoders", response_model=Encoders, responses={401: REFUSALS[401]})
+    async def encoders() -> Encoders:
+        """Say which encoder answers, and which there are."""
+        return Encoders(
+            serving=engine.encoder.name,
+            width=engine.encoder.width,
+            image_size=list(engine.encoder.preprocessing.size),
+            device=str(engine.encoder.device),
+            known=[*backends(), *(f"open_clip:{arch}/{tag}" for arch, tag in open_clip.list_pretrained())],
+        )
+
+    _refuse_the_rest(app)
+    _put_reasons(app)
+    app.add_middleware(BodyLimit, megabytes=engine.limits.megabytes)
+    if login:
+        app.add_middleware(BasicAuth, user=login[0], password=login[1])
+    return app
+
+
+def _answer(engine: Engine, pictures: Pictures, asked: Asked, labels: Sequence[str]) -> Answer:
+    settings = asked.model_dump(include={"descriptions", "method", "domain", "views"})
+    if not asked.labels and not labels:
+        raise InputError("no labels were given, and the server has none of its own; send two or more")
+    classify = engine.classifier(Question.of(asked.labels or labels, **settings))
+    results = []
+    for (name, _), features in zip(pictures, engine.encode(pictures, classify), strict=True):
+        if isinstance(features, InputError):
+            raise features
+        predictions = classify.rank(classify.score(features[None])[0], asked.top_k)
+        results.append(Labelled(image=name, predictions=[Found(**asdict(found)) for found in predictions]))
+    return Answer(encoder=engine.encoder.name, method=classify.method.name, results=results)
+
+
+@asynccontextmanager
+async def _asked(request: Request, limits: Limits) -> AsyncIterator[tuple[Pictures, Asked]]:
+    """Read a request's pictures and question; the pictures' files stay open inside the block."""
+    readers = {"multipart/form-data": _from_form, "application/json": _from_json}
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind not in readers:
+        raise Refused(415, f"the content type is {kind!r}, but must be {' or '.join(readers)}")
+    try:
+        asked = await asyncio.wait_for(readers[kind](request, limits), limits.seconds)
+    except asyncio.TimeoutError:
+        reason = f"the request did not arrive within {limits.seconds:g} s; send less at once"
+        raise Refused(408, reason, Connection="close") from None
+    except ClientDisconnect:
+        raise Refused(400, "the request broke off") from None
+    try:
+        yield asked
+    finally:
+        await request.close()
+
+
+async def _from_form(request: Request, limits: Limits) -> tuple[Pictures, Asked]:
+    try:
+        form = await request.form(max_files=limits.images, max_fields=100)
+    except HTTPException as error:
+        raise Refused(422, f"the form cannot be read: {error.detail}") from None
+    images = form.getlist("images")
+    files = [image for image in images if isinstance(image, UploadFile)]
+    if not files or len(files) < len(images):
+        raise Refused(422, "images must be one or more files")
+    fields: dict[str, Any] = {name: value for name, value in form.items() if name not in ("images", "labels")}
+    if "descriptions" in fields:
+        fields["descriptions"] = _parsed(fields["descriptions"])
+    if labels := form.getlist("labels"):
+        if any(isinstance(label, UploadFile) for label in labels):
+            raise Refused(422, "labels must be text, not a file")
+        lines = [line for label in labels for line in str(label).splitlines()]
+        try:
+            fields["labels"] = [label for row in csv.reader(lines, skipinitialspace=True) for label in row]
+        except csv.Error as error:
+            raise Refused(422, f"labels cannot be split at commas ({error})") from None
+    asked = _checked(lambda: Asked.model_validate(fields))
+    return [(file.filename or f"number {n}", file.file) for n, file in enumerate(files, start=1)], asked
+
+
+async def _from_json(request: Request, limits: Limits) -> tuple[Pictures, Asked]:
+    body = await request.body()
+    asked = _checked(lambda: AskedWithPictures.model_validate_json(body, strict=True))
+    if len(asked.images) > limits.images:
+        raise Refused(422, f"{len(asked.images)} images were given, but {limits.images} are the limit; send fewer")
+    pictures: Pictures = []
+    for n, text in enumerate(asked.images, start=1):
+        try:
+            pictures.append((f"number {n}", BytesIO(base64.b64decode(text, validate=True))))
+        except ValueError:
+            raise Refused(422, f"image number {n} is no base64") from None
+    return pictures, asked
+
+
+def _parsed(text: Any) -> Any:
+    try:
+        content = json.loads(text)
+        # JSON may spell halves of characters, which no tokenizer takes.
+        json.dumps(content, ensure_ascii=False).encode()
+    except (TypeError, ValueError, RecursionError):
+        raise Refused(422, "descriptions must be JSON: {label: [text]}") from None
+    return content
+
+
+def _checked(validate: Callable[[], Body]) -> Body:
+    """Turn pydantic's findings into a sentence."""
+    try:
+        return validate()
+    except ValidationError as error:
+        found = [f"{'.'.join(map(str, e['loc'])) or 'the body'}: {e['msg']}" for e in error.errors()[:3]]
+        raise Refused(422, "; ".join(found)) from None
+
+
+def _refuse_the_rest(app: FastAPI) -> None:
+    """Answer in JSON below /v1, too, where nothing is; else whatever is mounted on / would."""
+
+    async def refuse(scope: Scope, receive: Receive, send: Send) -> None:
+        path = scope["path"]
+        found = [getattr(route, "methods", None) or () for route in app.routes if getattr(route, "path", "") == path]
+        methods = sorted({method for of_route in found for method in of_route})
+        reason = f"{path} answers {', '.join(methods)} alone" if methods else f"there is nothing at {path}; see /docs"
+        headers = {"Allow": ", ".join(methods)} if methods else {}
+        await JSONResponse({"reason": reason}, 405 if methods else 404, headers)(scope, receive, send)
+
+    app.mount("/v1", refuse)
+
+
+def _put_reasons(app: FastAPI) -> None:
+    """Turn every failure into JSON with a reason."""
+
+    def as_json(error: type[Exception], status: int, reason: str | None = None, **headers: str) -> None:
+        async def handle(_: Request, raised: Exception) -> JSONResponse:
+            return JSONResponse({"reason": reason or str(raised)}, status, headers)
+
+        app.add_exception_handler(error, handle)
+
+    as_json(InputError, 422)
+    as_json(Busy, 429, **{"Retry-After": "2"})
+    as_json(Unavailable, 503)
+    as_json(Exception, 500, "the server failed; its log says where")
+
+    @app.exception_handler(Refused)
+    async def refused(_: Request, error: Refused) -> JSONResponse:
+        return JSONResponse({"reason": error.reason}, error.status, error.headers)

@@ -1,0 +1,170 @@
+"""`crossalign serve`: the web page and the API on one port."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import ipaddress
+import logging
+import os
+import signal
+import socket
+import sys
+import tempfile
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from crossalign.cli import _common as common
+from crossalign.errors import InputError
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+    from crossalign.descriptions.llm import Server
+    from crossalign.serving import Engine
+
+POSITIVE = click.FloatRange(0, min_open=True)
+
+
+@click.command()
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address; 0.0.0.0 lets other machines in.")
+@click.option("--port", default=7860, show_default=True, type=click.IntRange(0, 65535), help="0 takes a free one.")
+@click.option("--encoder", default="builtin", show_default=True, help="See `crossalign encoders`.")
+@click.option("--labels-file", type=click.Path(), help="Class names, one a line, for requests that bring none.")
+@click.option("--auth", help="user:VARIABLE, the environment variable that holds the password.")
+@click.option("--model", help="An LLM's name; the page then offers to have descriptions written.")
+@click.option(
+    "--base-url", envvar="OPENAI_BASE_URL", show_envvar=True, help="Of its server, with /v1 [default: OpenAI's own]."
+)
+@click.option("--max-megabytes", default=32.0, show_default=True, type=POSITIVE, help="A request.")
+@click.option("--max-megapixels", default=50.0, show_default=True, type=POSITIVE, help="A picture.")
+@click.option("--max-images", default=32, show_default=True, type=click.IntRange(1), help="A request.")
+@click.option("--max-labels", default=1000, show_default=True, type=click.IntRange(2), help="A request.")
+@click.option("--queue", default=64, show_default=True, type=click.IntRange(1), help="Pictures of all that may wait.")
+@click.option("--timeout", default=120.0, show_default=True, type=POSITIVE, help="Seconds a request.")
+@common.workers_option
+@common.device_option
+def command(**options: Any) -> None:
+    """Serve a web page at / and an API at /v1, with its documentation at /docs.
+
+    Nobody but this machine reaches it unless --host says so. What is too large or too much is refused with a reason, and no
+    path that a client sends is opened. The LLM's key, if it needs one, comes from OPENAI_API_KEY.
+
+    \b
+    Examples:
+      crossalign serve
+      crossalign serve --port 8000 --encoder open_clip:ViT-B-32/openai --labels-file labels.txt
+      SECRET=... crossalign serve --host 0.0.0.0 --auth anna:SECRET
+      curl -F images=@cat.jpg -F labels=cat,dog http://127.0.0.1:7860/v1/classify
+    """
+    # Without this, SIGTERM would leave the folder of uploads behind.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    _check_installed()
+    login = _login(options["auth"]) if options["auth"] else None
+    labels = common.read_labels(None, options["labels_file"]) if options["labels_file"] else []
+    llm = _llm(options["model"], options["base_url"]) if options["model"] else None
+    with _listen(options["host"], options["port"]) as listener, tempfile.TemporaryDirectory(prefix="crossalign-") as folder:
+        _warn_if_open(options["host"], login is not None)
+        # Uploads go where no other user can look, and vanish with the server.
+        os.environ["GRADIO_TEMP_DIR"] = folder
+        engine = _engine(options)
+
+        from crossalign.api import create_app
+        from crossalign.web import mount_page
+
+        app = create_app(engine, labels, login)
+        mount_page(app, engine, labels, llm)
+        listener.listen()
+        address = f"http://{_in_url(options['host'])}:{listener.getsockname()[1]}"
+        click.echo(f"crossalign listens on {address} (API at /v1, its documentation at /docs); Ctrl+C ends it")
+        _run(app, listener, engine)
+
+
+def _check_installed() -> None:
+    needed = ("fastapi", "fastapi_offline", "gradio", "python_multipart", "uvicorn")
+    if missing := [name for name in needed if importlib.util.find_spec(name) is None]:
+        raise InputError(f"serving needs {', '.join(missing)} too; run `pip install 'crossalign[serve]'`")
+
+
+def _login(auth: str) -> tuple[str, str]:
+    user, _, variable = auth.partition(":")
+    if not user or not variable:
+        raise InputError(f"--auth is {auth!r}, but must be user:VARIABLE, the variable that holds the password")
+    password = os.environ.get(variable, "")
+    if not password:
+        raise InputError(f"the environment variable {variable!r} that --auth names holds no password; set it")
+    return user, password
+
+
+def _llm(model: str, base_url: str | None) -> Server:
+    from crossalign.descriptions.llm import NO_KEY, OPENAI_URL, Server
+
+    key = os.environ.get("OPENAI_API_KEY", "").strip()
+    if not key and not base_url:
+        raise InputError("the environment variable OPENAI_API_KEY holds no API key; set it, or give a local --base-url")
+    return Server(model, base_url or OPENAI_URL, key or NO_KEY)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """Take the port before anything slow is done."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind, protocol)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+    except OSError as error:
+        raise InputError(
+            f"cannot listen on {host!r}, port {port} ({error.strerror}); choose another --port or --host"
+        ) from None
+    return listener
+
+
+def _engine(options: dict[str, Any]) -> Engine:
+    from crossalign.encoders import load_encoder
+    from crossalign.serving import Engine, Limits
+
+    limits = Limits(
+        megabytes=options["max_megabytes"],
+        megapixels=options["max_megapixels"],
+        images=min(options["max_images"], options["queue"]),
+        labels=options["max_labels"],
+        queue=options["queue"],
+        seconds=options["timeout"],
+    )
+    encoder = load_encoder(options["encoder"], options["device"])
+    return Engine(encoder, limits, num_workers=max(1, options["num_workers"]))
+
+
+def _warn_if_open(host: str, locked: bool) -> None:
+    if not _is_loopback(host):
+        who = "whoever knows the password" if locked else "anybody"
+        advice = "the password travels unencrypted unless a proxy adds TLS" if locked else "--auth asks for a password"
+        click.echo(f"Warning: other machines reach {host}, and {who} there can use it; {advice}", err=True)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _in_url(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+def _run(app: FastAPI, listener: socket.socket, engine: Engine) -> None:
+    import uvicorn
+
+    class Server(uvicorn.Server):
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            """Answer those who wait, then cut the connections that the page keeps open, which is no error."""
+            await asyncio.to_thread(engine.close)
+            logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
+            await super().shutdown(sockets)
+
+    config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2)
+    with suppress(KeyboardInterrupt):
+        Server(config).run(sockets=[listener])

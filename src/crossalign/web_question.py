@@ -1,0 +1,64 @@
+"""What is typed into the web page's fields, and what is put there: labels and descriptions as people write them."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+
+from crossalign.descriptions import parse_descriptions
+from crossalign.errors import InputError
+from crossalign.serving import Question
+
+
+def question_of(labels: str, descriptions: str, method: str, views: int, domain: str) -> Question:
+    """Take what stands in the page's fields.
+
+    Raises:
+        InputError: the descriptions cannot be read.
+    """
+    texts = _texts(descriptions, split_labels(labels)) if descriptions.strip() else None
+    return Question.of(split_labels(labels), texts, method=method, views=views, domain=domain)
+
+
+def split_labels(text: str) -> list[str]:
+    """Split at commas and line ends; double quotes keep a comma in a label.
+
+    Raises:
+        InputError: a label is longer than any can be.
+    """
+    try:
+        rows = list(csv.reader(text.splitlines(), skipinitialspace=True))
+    except csv.Error as error:
+        raise InputError(f"the labels cannot be split at commas ({error}); mend them") from None
+    return [label.strip() for row in rows for label in row if label.strip()]
+
+
+def as_list(labels: Sequence[str]) -> str:
+    """Write labels one a line, so that `split_labels` gives them back."""
+    return "\n".join(f'"{label}"' if "," in label else label for label in labels)
+
+
+def _texts(typed: str, labels: Sequence[str]) -> Mapping[str, Sequence[str]]:
+    """Read descriptions as lines "label: text; text" or as JSON."""
+    if typed.lstrip().startswith("{"):
+        try:
+            content = json.loads(typed)
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"the descriptions begin like JSON, but are none ({error}); mend them") from None
+        return parse_descriptions(content, "the descriptions").classes
+    texts: dict[str, list[str]] = {}
+    for number, line in enumerate(typed.splitlines(), start=1):
+        if not line.strip():
+            continue
+        # A label may hold a colon itself.
+        label = next((label for label in labels if line.strip().startswith(f"{label}:")), line.partition(":")[0].strip())
+        if not (rest := line.strip()[len(label) :]).startswith(":"):
+            raise InputError(f"line {number} of the descriptions has no colon; write it as label: text; text")
+        texts.setdefault(label, []).extend(text.strip() for text in rest[1:].split(";") if text.strip())
+    return texts
+
+
+def as_lines(texts: Mapping[str, Sequence[str]]) -> str:
+    """Write descriptions as lines "label: text; text"."""
+    return "\n".join(f"{label}: {'; '.join(text.replace(';', ',') for text in of_one)}" for label, of_one in texts.items())

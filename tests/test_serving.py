@@ -1,0 +1,279 @@
+"""The engine with the real encoder, and the command that needs no running server."""
+
+import asyncio
+import base64
+import io
+import socket
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+import torch
+
+from conftest import PHOTOS
+from crossalign.api import create_app
+from crossalign.errors import InputError
+from crossalign.features import encode_views
+from crossalign.serving import KEPT_TEXTS, LONGEST, Busy, Engine, Limits, Question, Unavailable
+from server import SCRIPT, wait_for
+
+LABELS = ("cat", "cup of coffee", "rocket")
+
+
+class Watched:
+    """The real encoder, and what it was asked for."""
+
+    def __init__(self, encoder):
+        self._encoder = encoder
+        self.batches, self.texts = [], []
+        self.may_go = threading.Event()
+        self.may_go.set()
+        self.broken = False
+
+    def __getattr__(self, name):
+        return getattr(self._encoder, name)
+
+    def encode_images(self, pixels):
+        self.may_go.wait(20)
+        if self.broken:
+            raise RuntimeError("out of memory")
+        self.batches.append(len(pixels))
+        return self._encoder.encode_images(pixels)
+
+    def encode_texts(self, texts):
+        self.texts.append(list(texts))
+        return self._encoder.encode_texts(texts)
+
+
+@pytest.fixture
+def watched(builtin):
+    return Watched(builtin)
+
+
+@pytest.fixture
+def engine(watched):
+    engine = Engine(watched, Limits(seconds=60))
+    yield engine
+    watched.may_go.set()
+    engine.close()
+
+
+def opened(name):
+    return name, open(PHOTOS / name, "rb")
+
+
+def scores(engine, name, question):
+    classify = engine.classifier(question)
+    (features,) = engine.encode([opened(name)], classify)
+    return classify.score(features[None])[0]
+
+
+def test_clients_share_batches_and_get_what_each_would_alone(watched, monkeypatch):
+    batches = []
+
+    def counted(encoder, views):
+        batches.append(tuple(views.shape[:2]))
+        return encode_views(encoder, views)
+
+    # Batches are for GPUs; where there is none the encoder says that it is one, and computes where it can.
+    watched.device = torch.device("cuda")
+    engine = Engine(watched)
+    monkeypatch.setattr("crossalign.serving.encode_views", counted)
+    names = ("chelsea.png", "coffee.png", "rocket.jpg", "astronaut.png")
+    questions = (
+        Question.of(LABELS, views=3),
+        Question.of(["dog", "astronaut"], views=3),
+        Question.of(LABELS, method="clip"),
+    )
+    asked = [(name, question) for name in names for question in questions]
+    alone = [scores(engine, name, question) for name, question in asked]
+    assert {pictures for pictures, _ in batches} == {1}
+    batches.clear()
+    watched.may_go.clear()
+    with ThreadPoolExecutor(len(asked)) as clients:
+        together = [clients.submit(scores, engine, name, question) for name, question in asked]
+        wait_for(lambda: len(engine._jobs) == len(asked) - 1)
+        watched.may_go.set()
+        for one, other in zip(alone, together, strict=True):
+            torch.testing.assert_close(other.result(), one, atol=1e-5, rtol=0)
+    engine.close()
+    assert sum(pictures for pictures, _ in batches) == len(asked)
+    assert len(batches) == 3, "the first alone, then all of four views and all of one, whoever sent them"
+    assert max(pictures for pictures, _ in batches) >= 7
+
+
+def test_on_a_cpu_answers_are_the_same_bit_for_bit_however_busy_it_is(engine):
+    question = Question.of(LABELS, views=3)
+    alone = [scores(engine, name, question) for name in ("chelsea.png", "coffee.png")]
+    with ThreadPoolExecutor(6) as clients:
+        together = list(clients.map(lambda name: scores(engine, name, question), ["chelsea.png", "coffee.png"] * 3))
+    for one, other in zip(alone * 3, together, strict=True):
+        assert torch.equal(one, other)
+
+
+def test_a_label_set_is_encoded_once_also_for_many_at_a_time(engine, watched):
+    question = Question.of(LABELS, views=2)
+    with ThreadPoolExecutor(8) as clients:
+        found = list(clients.map(engine.classifier, [question] * 8))
+    assert len({id(classify.bank) for classify in found}) == 1
+    spoken = len(watched.texts)
+    assert engine.classifier(Question.of(LABELS, views=5)).bank is found[0].bank
+    assert len(watched.texts) == spoken
+    assert engine.classifier(Question.of(LABELS, domain="pet", method="clip")).bank is not found[0].bank
+    assert engine.label_sets == 2
+
+
+def test_the_least_recently_used_label_sets_are_dropped(engine, monkeypatch):
+    monkeypatch.setattr("crossalign.serving.KEPT_TEXTS", 5)
+    first, second, third = (Question.of([name, "dog"], method="clip") for name in ("cat", "fox", "owl"))
+    kept = engine.classifier(first).bank
+    engine.classifier(second)
+    assert engine.classifier(first).bank is kept
+    engine.classifier(third)
+    assert engine.label_sets == 2
+    assert engine.classifier(first).bank is kept
+
+
+def test_a_question_that_cannot_be_asked_is_not_kept(engine):
+    for _ in range(2):
+        with pytest.raises(InputError, match="more than once"):
+            engine.classifier(Question.of(["cat", "cat"]))
+    assert engine.label_sets == 0
+
+
+def test_one_bad_picture_does_not_hurt_its_neighbours(engine):
+    classify = engine.classifier(Question.of(LABELS, views=2))
+    bad = ("bad.jpg", io.BytesIO(b"no picture"))
+    first, second, third = engine.encode([opened("chelsea.png"), bad, opened("coffee.png")], classify)
+    assert isinstance(second, InputError)
+    assert first.shape == third.shape == (3, 384)
+
+
+def test_a_failing_encoder_fails_one_batch_and_goes_on(engine, watched):
+    classify = engine.classifier(Question.of(LABELS, views=2))
+    watched.broken = True
+    with pytest.raises(RuntimeError, match="out of memory"):
+        list(engine.encode([opened("chelsea.png")], classify))
+    watched.broken = False
+    (features,) = engine.encode([opened("chelsea.png")], classify)
+    assert np.isfinite(features.numpy()).all()
+
+
+def test_waiting_clients_are_told_when_it_closes(builtin):
+    watched = Watched(builtin)
+    engine = Engine(watched)
+    classify = engine.classifier(Question.of(LABELS, views=2))
+    watched.may_go.clear()
+    with ThreadPoolExecutor(2) as pool:
+        waiting = pool.submit(lambda: list(engine.encode([opened("chelsea.png") for _ in range(30)], classify)))
+        wait_for(lambda: engine._jobs)
+        pool.submit(engine.close)
+        with pytest.raises(Unavailable, match="shutting down"):
+            waiting.result(10)
+        watched.may_go.set()
+
+
+def test_more_pictures_than_places_are_refused(builtin):
+    engine = Engine(builtin, Limits(queue=3, images=3))
+    with engine.admit(2):
+        assert engine.waiting == 2
+        with pytest.raises(Busy, match="2 pictures are waiting and 3 are the limit"), engine.admit(2):
+            pass
+        with engine.admit(1):
+            assert engine.waiting == 3
+    assert engine.waiting == 0
+    with pytest.raises(InputError, match="queue holds 3"):
+        Limits(queue=3, images=4)
+
+
+# The command
+
+
+def test_a_slow_body_and_a_slow_answer_are_given_up(builtin):
+    engine = Engine(builtin, Limits(seconds=0.3))
+    photo = base64.b64encode((PHOTOS / "chelsea.png").read_bytes()).decode()
+
+    async def slowly():
+        yield b"{"
+        await asyncio.sleep(5)
+
+    async def both():
+        transport = httpx.ASGITransport(create_app(engine, LABELS))
+        async with httpx.AsyncClient(transport=transport, base_url="http://x") as client:
+            kind = {"content-type": "application/json"}
+            slow_body = await client.post("/v1/classify", content=slowly(), headers=kind)
+            engine.classifier(Question.of(LABELS))
+            slow_answer = await client.post("/v1/classify", json={"images": [photo], "views": 100})
+            return slow_body, slow_answer
+
+    slow_body, slow_answer = asyncio.run(both())
+    assert (slow_body.status_code, slow_answer.status_code) == (408, 503)
+    for refused in (slow_body, slow_answer):
+        assert "within 0.3 s" in refused.json()["reason"]
+    wait_for(lambda: engine.waiting == 0)
+    engine.close()
+
+
+def test_the_documents_limits_are_the_programs():
+    page = (Path(__file__).parents[1] / "docs" / "serve.md").read_text(encoding="utf-8")
+    limits = Limits()
+    for words in (
+        f"larger than {limits.megabytes} MB",
+        f"more than {limits.megapixels} million pixels",
+        f"more than {limits.images} pictures, {limits.labels} labels, {limits.texts:,} descriptions or {limits.views} views",
+        f"{limits.queue} pictures of all clients",
+        f"no answer within {limits.seconds} s",
+        f"{KEPT_TEXTS:,} texts",
+        f"{LONGEST} times longer",
+    ):
+        assert words in page
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--auth", "anna"], "user:VARIABLE"),
+        (["--auth", "anna:NO_SUCH_VARIABLE"], "NO_SUCH_VARIABLE"),
+        (["--labels-file", "no/such/file"], "no/such/file"),
+        (["--host", "no.such.host.invalid"], "cannot listen"),
+        (["--encoder", "magic", "--port", "0"], "magic"),
+        (["--model", "some-llm", "--port", "0"], "OPENAI_API_KEY"),
+    ],
+)
+def test_wrong_options_end_with_a_sentence(options, words, monkeypatch):
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+    done = subprocess.run([SCRIPT, "serve", *options], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_taken_port_is_told_before_anything_slow_is_done():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        command = [SCRIPT, "serve", "--port", port, "--encoder", "magic"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert f"port {port}" in done.stderr
+
+
+def test_others_are_let_in_with_a_warning():
+    command = [SCRIPT, "serve", "--port", "0", "--host", "0.0.0.0"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
+        warning = process.stderr.readline()
+        process.terminate()
+    assert "other machines reach 0.0.0.0" in warning
+    assert process.returncode == 0
+
+
+def test_missing_packages_are_named():
+    program = "import sys; sys.modules['gradio'] = None; from crossalign.cli import main; main(['serve'])"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert "serving needs gradio too; run `pip install 'crossalign[serve]'`" in done.stderr
