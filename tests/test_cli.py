@@ -122,6 +122,7 @@ def test_classify_takes_a_list_a_pattern_and_a_labels_file(photos, tmp_path):
     [
         (["photo.jpg"], "give the labels either as --labels"),
         (["photo.jpg", "--labels", "a,b", "--labels-file", "f"], "give the labels either as --labels"),
+        (["photo.jpg", "--labels", "a\rb,c"], "--labels cannot be split at its commas"),
         (["photo.jpg", "--labels-file", "none.txt"], "labels file 'none.txt' cannot be read"),
         (["photo.jpg", "--labels", "cat"], "1 label given, but classifying takes two or more"),
         (["photo.jpg", "--labels", "cat,cat,dog"], "cat stands more than once"),

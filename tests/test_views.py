@@ -162,6 +162,12 @@ def test_a_very_long_picture_has_views():
     assert (views == 9).all()
 
 
+def test_a_thin_strip_is_not_blown_up():
+    views = cut_views(read_image(np.full((1, 40_000, 3), 9, np.uint8)), ViewRecipe(1, (0.1, 0.9), 0), CLIP)
+    assert views.shape == (2, 3, 224, 224)
+    assert (views == 9).all()
+
+
 def test_broken_pictures_say_why(tmp_path, photo):
     whole = saved(tmp_path, photo, "whole.jpg").read_bytes()
     (tmp_path / "cut.jpg").write_bytes(whole[: len(whole) // 2])

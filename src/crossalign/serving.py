@@ -21,12 +21,10 @@ from crossalign.descriptions import normalise_name
 from crossalign.encoders import Encoder
 from crossalign.errors import InputError
 from crossalign.features import encode_views
-from crossalign.views import read_image
+from crossalign.views import LONGEST, read_image
 
 PICTURE_FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
 """What is decoded for strangers; some other formats that PIL knows start programs or are rarely tested."""
-LONGEST = 32
-"""The longer side over the shorter; a picture is resized by its shorter side, which makes a thin strip huge."""
 BATCH = 8
 """Pictures encoded together on a GPU; a CPU gains nothing by it, since `encode_views` takes one after another there."""
 AHEAD = 16

@@ -17,6 +17,9 @@ from crossalign.errors import InputError
 
 ImageLike = str | Path | Image.Image | np.ndarray[Any, Any]
 
+LONGEST = 32
+"""The longer side over the shorter, up to which a picture is resized whole."""
+
 # `read_image` refuses what PIL only warns of, by itself: turning the warning into an error for a moment would change the
 # process's filters, and pictures are read in several threads.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
@@ -56,6 +59,10 @@ class Preprocessing:
             top, left = (height - target[0]) // 2, (width - target[1]) // 2
             padding = [left, top, width - target[1] - left, height - target[0] - top]
             return functional.pad(image, padding, fill=self.fill)  # type: ignore[no-any-return]
+        shorter = min(image.shape[1:])
+        if max(image.shape[1:]) > LONGEST * shorter:
+            # Only its centre will be left: whole, a thin strip would be blown up to gigabytes first.
+            image = functional.center_crop(image, [min(side, LONGEST * shorter) for side in image.shape[1:]])
         # Fractions of a pixel are cut, not rounded, as torchvision's Resize does.
         target = [max(1, int(side * max(sides) + 1e-6)) for side in image.shape[1:]]
         image = functional.resize(image, target, mode, antialias=True)

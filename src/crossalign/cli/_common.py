@@ -54,7 +54,10 @@ def read_labels(labels: str | None, labels_file: str | None) -> list[str]:
     if (labels is None) == (labels_file is None):
         raise InputError('give the labels either as --labels "cat,dog" or as --labels-file FILE')
     if labels is not None:
-        return [label.strip() for row in csv.reader([labels], skipinitialspace=True) for label in row]
+        try:
+            return [label.strip() for row in csv.reader([labels], skipinitialspace=True) for label in row]
+        except csv.Error as error:
+            raise InputError(f"--labels cannot be split at its commas ({error}); give them as --labels-file FILE") from None
     try:
         lines = Path(str(labels_file)).read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
