@@ -53,10 +53,8 @@ def by_class(tmp_path_factory):
     return root
 
 
-def test_help_teaches_and_is_quick():
-    start = time.perf_counter()
+def test_help_teaches():
     text = run("--help").stdout
-    assert time.perf_counter() - start < 5
     for verb in VERBS:
         assert verb in text
         assert f"crossalign {verb}" in run(verb, "--help").stdout
