@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-import time
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -70,11 +70,10 @@ def test_a_dead_server_is_not_asked_for_every_class(serve):
 
 def test_no_more_classes_at_a_time_than_allowed(serve):
     server = serve(delay=0.2)
-    start = time.monotonic()
     ask(server, [f"animal {i}" for i in range(12)], concurrency=3)
     times = sorted(entry["time"] for entry in server.log())
     assert all(later - earlier >= 0.15 for earlier, later in zip(times, times[3:], strict=False))
-    assert time.monotonic() - start < 0.2 * 12
+    assert any(later - earlier < 0.15 for earlier, later in pairwise(times))
 
 
 def test_a_server_never_shows_its_key():

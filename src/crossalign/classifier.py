@@ -40,6 +40,10 @@ class Prediction:
     probability: float
 
 
+CSV_HEADER = ("image", "rank", "label", "score", "probability", "error")
+"""Of what `Classification.rows` gives."""
+
+
 @dataclass(frozen=True)
 class Classification:
     """What was found for one picture.
@@ -58,6 +62,15 @@ class Classification:
     def label(self) -> str | None:
         """The best label, or None if there was an error."""
         return self.predictions[0].label if self.predictions else None
+
+    def rows(self) -> list[tuple[object, ...]]:
+        """Lay it out as a table's rows, one a prediction, or one with the error."""
+        if self.error:
+            return [(self.image, "", "", "", "", self.error)]
+        return [
+            (self.image, rank, found.label, f"{found.score:.6f}", f"{found.probability:.6f}", "")
+            for rank, found in enumerate(self.predictions, start=1)
+        ]
 
 
 class Classifier:

@@ -15,7 +15,7 @@ from matplotlib import colormaps
 from matplotlib.colors import to_hex
 from PIL import Image, ImageDraw
 
-from crossalign.classifier import Classification
+from crossalign.classifier import CSV_HEADER, Classification
 from crossalign.explanation import Array, Explanation
 
 SIDE = 960
@@ -159,12 +159,9 @@ def files_html(shown: Sequence[Shown]) -> str:
 def _as_csv(found: Sequence[Classification]) -> str:
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
-    table.writerow(["image", "rank", "label", "score", "probability", "error"])
+    table.writerow(CSV_HEADER)
     for one in found:
-        if one.error:
-            table.writerow([one.image, "", "", "", "", one.error])
-        for rank, p in enumerate(one.predictions, start=1):
-            table.writerow([one.image, rank, p.label, f"{p.score:.6f}", f"{p.probability:.6f}", ""])
+        table.writerows(one.rows())
     return text.getvalue()
 
 

@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from crossalign.datasets import PICTURE_SUFFIXES
 from crossalign.errors import InputError
 
 if TYPE_CHECKING:
     from tqdm import tqdm
-
-PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
 device_option = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
 seed_option = click.option(

@@ -125,13 +125,12 @@ def _print_json(results: Iterable[Classification]) -> None:
 
 
 def _print_csv(results: Iterable[Classification]) -> None:
+    from crossalign.classifier import CSV_HEADER
+
     table = csv.writer(sys.stdout, lineterminator="\n")
-    table.writerow(["image", "rank", "label", "score", "probability", "error"])
+    table.writerow(CSV_HEADER)
     for result in results:
-        if result.error:
-            table.writerow([result.image, "", "", "", "", result.error])
-        for rank, found in enumerate(result.predictions, start=1):
-            table.writerow([result.image, rank, found.label, f"{found.score:.6f}", f"{found.probability:.6f}", ""])
+        table.writerows(result.rows())
         sys.stdout.flush()
 
 
