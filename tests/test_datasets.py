@@ -85,7 +85,7 @@ def test_another_datasets_folder_beside_is_not_taken(tmp_path):
 def test_the_label_space_of_a_part_of_imagenet_is_timms_list(tmp_path, name):
     imagenet_part(name)(tmp_path)
     dataset = load_dataset(load_config(name), tmp_path)
-    keys = [key for key, _ in dataset.aliases]
+    keys = [key for key, *_ in dataset.aliases]
     assert keys == sorted(timm_synsets(name.replace("-", "_")))
     assert len(keys) == 200
     assert dataset.labels == tuple(range(200))
@@ -100,7 +100,7 @@ def test_the_label_space_of_an_incomplete_part_is_what_is_there_and_says_so(tmp_
             shutil.rmtree(path)
     with pytest.warns(UserWarning, match=f"3 of the 200 classes of {name} are there"):
         dataset = load_dataset(load_config(name), tmp_path)
-    assert [key for key, _ in dataset.aliases] == sorted(kept)
+    assert [key for key, *_ in dataset.aliases] == sorted(kept)
     assert [path.parent.name for path in dataset.paths] == [dataset.aliases[label][0] for label in dataset.labels]
 
 

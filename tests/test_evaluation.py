@@ -1,7 +1,7 @@
 """From photos to results with the real built-in encoder, and the laws of draws and ranks."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -15,10 +15,11 @@ from crossalign.configs import load_config
 from crossalign.datasets import ImageDataset
 from crossalign.descriptions import Descriptions, bundled_descriptions
 from crossalign.errors import InputError
-from crossalign.evaluation import MethodResult, evaluate, true_ranks, view_draws
+from crossalign.evaluation import MethodResult, evaluate
 from crossalign.methods import METHODS, class_scores, pick_methods, text_bank
-from crossalign.prompts import prompt_inputs
-from crossalign.statistics import wilson_interval
+from crossalign.prompts import PromptInputs, prompt_inputs
+from crossalign.scoring import PICTURES_AT_ONCE, calibration_sketch, score_shards, true_ranks, view_draws
+from crossalign.statistics import FACTORS, expected_calibration_error, two_level_interval, wilson_interval
 from crossalign.store import Store
 from crossalign.tables import results_table
 from crossalign.views import ViewRecipe, cut_views, read_image
@@ -52,7 +53,10 @@ TRUE = photos(LABELS.index(label) for label in SHOWN.values())
 ODD = photos((3 * place + 3) % len(LABELS) for place in range(len(SHOWN)))
 
 
-def run(builtin, folder, dataset=ODD, config=CONFIG, methods=("all",), **options):
+SIX = ("clip", "clip-e", "clip-d", "waffle", "cupl", "wca")
+
+
+def run(builtin, folder, dataset=ODD, config=CONFIG, methods=SIX, **options):
     options = {"descriptions": [DEMO], "num_workers": 1} | options
     return evaluate(dataset, builtin, config, pick_methods(methods), store=Store(folder), **options)
 
@@ -84,8 +88,8 @@ def test_features_and_ranks_depend_on_no_batch_size_or_worker_count(builtin, fir
 
 
 def test_ranks_depend_on_no_order_of_methods(builtin, first, kept):
-    again = run(builtin, kept, methods=list(METHODS)[::-1])
-    assert [result.method for result in again.results] == list(METHODS)[::-1]
+    again = run(builtin, kept, methods=SIX[::-1])
+    assert [result.method for result in again.results] == list(SIX)[::-1]
     assert ranks(again) == ranks(first)
 
 
@@ -163,11 +167,13 @@ def test_results_have_their_schema(builtin, first, kept):
     assert all(seconds >= 0 for seconds in content["timing"].values())
     assert set(content["versions"]) >= {"python", "crossalign", "torch"}
     assert content["command"]
-    assert [row["method"] for row in content["results"]] == list(METHODS)
+    assert [row["method"] for row in content["results"]] == list(SIX)
     for row, result in zip(content["results"], first.results, strict=True):
         assert row["n"] == len(SHOWN)
         assert row["top1"] == pytest.approx(100 * (result.ranks == 0).mean())
         assert row["top5"] == pytest.approx(100 * (result.ranks < 5).mean())
+        by_class = [(result.ranks[row] == 0).mean() for row in range(len(SHOWN))]  # no class has two pictures
+        assert row["per_class"] == pytest.approx(100 * np.mean(by_class))
         assert row["ci95"][0] <= row["top1"] <= row["ci95"][1]
         assert ("std" in row, "runs" in row) == (row["method"] == "wca",) * 2
     wca = content["results"][-1]
@@ -175,7 +181,11 @@ def test_results_have_their_schema(builtin, first, kept):
     assert len(wca["runs"]) == 3
     assert wca["top1"] == pytest.approx(np.mean(wca["runs"]))
     assert wca["std"] == pytest.approx(np.std(wca["runs"], ddof=1))
-    assert results_table([content]).count("photos") == len(METHODS)
+    assert not any("seeds" in row or "ece" in row for row in content["results"])
+    assert content["comparisons"] == [asdict(comparison) for comparison in first.comparisons]
+    assert {c["first"] for c in content["comparisons"][:5]} == {"clip"}
+    assert [c["second"] for c in content["comparisons"][:5]] == list(SIX[1:])
+    assert results_table([content]).count("photos") == len(SIX)
 
 
 def test_the_paper_form_is_said(builtin, kept):
@@ -269,3 +279,118 @@ def test_scores_that_are_not_finite_are_refused(bad):
     scores[1, 0, 2] = bad
     with pytest.raises(InputError, match="not finite"):
         true_ranks(scores, torch.tensor([0, 0]))
+
+
+@pytest.fixture(scope="module")
+def fresh(builtin, kept):
+    return run(builtin, kept, methods=["clip", "wca", "max-views"], fresh_seeds=2, calibration=True)
+
+
+def test_fresh_seeds_are_those_of_runs_of_their_own(builtin, first, fresh, kept):
+    second = run(builtin, kept, methods=["clip", "wca", "max-views"], seed=1)
+    clip, wca, most = fresh.results
+    assert (clip.seeds, wca.seeds, most.seeds) == ((0,), (0, 1), (0, 1))
+    assert ranks(second)["clip"] == clip.ranks.tolist() == ranks(first)["clip"]
+    assert wca.ranks.tolist() == np.hstack([first.results[-1].ranks, second.results[1].ranks]).tolist()
+    assert wca.right.shape == (len(SHOWN), 2, CONFIG.runs)
+    assert most.right.shape == (len(SHOWN), 2, 1)
+    assert (wca.right[:, 1] == (second.results[1].ranks == 0)).all()
+    assert fresh.encoded + fresh.kept == 2 * len(SHOWN)
+
+
+def test_results_tell_both_kinds_of_noise(fresh):
+    content = json.loads(json.dumps(fresh.to_dict(), allow_nan=False))
+    clip, wca, most = content["results"]
+    assert not {"seeds", "fresh_std", "std", "runs"} & set(clip)
+    assert not {"std", "runs"} & set(most)
+    by_seed = fresh.results[1].right.mean(axis=0) * 100
+    assert [entry["seed"] for entry in wca["seeds"]] == [0, 1]
+    assert [entry["runs"] for entry in wca["seeds"]] == pytest.approx(by_seed)
+    assert [entry["top1"] for entry in wca["seeds"]] == pytest.approx(by_seed.mean(axis=1))
+    assert wca["runs"] == pytest.approx(by_seed[0])
+    assert wca["top1"] == pytest.approx(by_seed.mean())
+    assert wca["std"] == pytest.approx(np.sqrt(by_seed.var(axis=1, ddof=1).mean()))
+    assert wca["fresh_std"] == pytest.approx(by_seed.mean(axis=1).std(ddof=1))
+    interval = two_level_interval(fresh.results[1].right.mean(axis=2))[1:]
+    assert wca["ci95"] == pytest.approx([100 * bound for bound in interval])
+    pairs = [("clip", "wca"), ("clip", "max-views")]
+    assert [(c["first"], c["second"]) for c in content["comparisons"][:2]] == pairs
+    assert all(c["p_holm"] >= c["p"] and c["low"] <= c["difference"] <= c["high"] for c in content["comparisons"])
+
+
+def test_calibration_is_that_of_all_scores(builtin, fresh):
+    """Again from all scores of the first run, which the evaluation does not keep."""
+    inputs = prompt_inputs(LABELS, descriptions=[DEMO], templates=CONFIG.templates)
+    pixels = [cut_views(read_image(path), ViewRecipe(0, (0.1, 0.9), 0), builtin.preprocessing) for path in ODD.paths]
+    whole = builtin.encode_images(torch.cat(pixels)).half()
+    bank = text_bank(METHODS["clip"], inputs, builtin.encode_texts, CONFIG.text_scale)
+    scores = class_scores(METHODS["clip"], bank, whole, whole[:, None], image_scale=4.0)
+    sure, label = (scores * builtin.logit_scale).double().softmax(1).max(1)
+    expected = expected_calibration_error(sure.numpy(), (label == torch.tensor(ODD.labels)).numpy())
+    row = fresh.to_dict()["results"][0]
+    assert row["ece"] == pytest.approx(100 * expected, abs=1e-2)
+    assert set(row["calibration"]) == {"temperature", "ece_before", "ece_after", "fitted_on", "measured_on"}
+    assert row["calibration"]["fitted_on"] == "pictures at places 0, 2, 4, ..."
+
+
+def test_fresh_seeds_and_calibration_need_something_to_work_on(builtin, tmp_path):
+    with pytest.raises(InputError, match="no method of clip, waffle looks at crops, so fresh seeds change nothing"):
+        run(builtin, tmp_path, methods=["clip", "waffle"], fresh_seeds=3)
+    with pytest.raises(InputError, match="give two or more pictures"):
+        run(builtin, tmp_path, ODD.limit(1), methods=["clip"], calibration=True)
+
+
+def plain_ranks(scores, labels):
+    """The definition, one class at a time."""
+    return [
+        [sum(row[c] > row[label] or (row[c] == row[label] and c < label) for c in range(len(row))) for row in of_image]
+        for of_image, label in zip(scores.tolist(), labels.tolist(), strict=True)
+    ]
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_shards_are_scored_by_the_plain_definition(num_workers):
+    generator = torch.Generator().manual_seed(0)
+
+    def unit(*shape):
+        return torch.nn.functional.normalize(torch.randn(*shape, generator=generator), dim=-1).half()
+
+    sizes, classes, config = [70, 70, 5], 9, replace(CONFIG, views=4)
+    shards = [(slice(70 * i, 70 * i + n), unit(n, 16), unit(n, 4, 16)) for i, n in enumerate(sizes)]
+    labels = torch.randint(classes, (sum(sizes),), generator=generator)
+    inputs = PromptInputs(tuple("abcdefgha"), ("a {}.", "the {}."))  # the last class's texts are the first's: ties
+    texts = {}
+    chosen = [METHODS["clip"], METHODS["clip-e"], replace(METHODS["wca"], prompts="templates")]
+    banks = [
+        text_bank(m, inputs, lambda ts: torch.stack([texts.setdefault(t, unit(16)).float() for t in ts]), 2.0)
+        for m in chosen
+    ]
+    options = {"image_scale": 4.0, "form": "released", "draws": view_draws(config, 0), "logit_scale": 100.0}
+    counts = []
+    found = score_shards(
+        shards, list(zip(chosen, banks, strict=True)), labels, **options, num_workers=num_workers, update=counts.append
+    )
+    assert counts == sizes
+    for method, bank, scored in zip(chosen, banks, found, strict=True):
+        expected = []
+        for rows, whole, views in shards:
+            for start in range(0, len(whole), PICTURES_AT_ONCE):
+                part = slice(start, start + PICTURES_AT_ONCE)
+                scores = class_scores(method, bank, whole[part], views[part], **options)
+                expected += plain_ranks(scores.view(len(scores), -1, classes), labels[rows][part])
+        assert scored.ranks.tolist() == expected
+        assert scored.sketch is None
+
+
+def test_a_sketch_holds_the_softmax():
+    logits, labels = torch.randn(6, 5, dtype=torch.float64) * 20, torch.tensor([0, 1, 2, 3, 4, 0])
+    sketch = calibration_sketch(logits, labels)
+    for factor, sums in zip(FACTORS, sketch[:, 1:].T, strict=True):
+        assert torch.allclose((-sums).exp(), (logits * factor).softmax(1).amax(1))
+        assert torch.allclose(-sums - factor * sketch[:, 0], (logits * factor).log_softmax(1)[range(6), labels])
+
+
+def test_finite_scores_may_overflow_a_sum():
+    scores = torch.full((2, 1, 3), 3e38)
+    scores[0, 0, 2] = 3.1e38
+    assert true_ranks(scores, torch.tensor([1, 1])).tolist() == [[2], [1]]

@@ -1,5 +1,6 @@
 """What is said about a class, word for word."""
 
+import dataclasses
 import json
 import os
 import re
@@ -195,3 +196,136 @@ def test_waffle_is_the_same_in_another_process():
     environment = os.environ | {"PYTHONHASHSEED": "77"}
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
     assert json.loads(done.stdout) == prompts.waffle(PromptInputs(NAMES, seed=5))
+
+
+def counts(by_class):
+    return [len(of_class) for of_class in by_class]
+
+
+BIRDS = PromptInputs(
+    ("great grey owl", "cat", "C++"),
+    sentences=[
+        ["A Great Grey Owl can fly.", "Great grey owls fly. An owl is a bird.", "the strix-nebulosa of the north"],
+        ["A category, not a cat."],
+        ["The C++ is printed, not C.", "Letters."],
+    ],
+    aliases=[["strix_nebulosa", "owl"], [], ["n1"]],
+    seed=3,
+)
+
+
+def test_nameless_prompts_name_no_class():
+    assert prompts.nameless(BIRDS) == [
+        ["An object can fly.", "Objects fly. An object is a bird.", "the object of the north"],
+        ["A category, not an object."],
+        ["The object is printed, not C.", "Letters."],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "expected"),
+    [
+        ("puppy", "Puppies and a puppy", "Objects and an object"),
+        ("bus", "buses; a minibus", "objects; a minibus"),
+        ("owl", "an owl-like bird; the owl's beak", "an object-like bird; the object's beak"),
+        ("a.b", "axb and a.b", "axb and object"),
+        ("t-shirt", "a T Shirt, a t_shirt, tshirt", "an object, an object, tshirt"),
+    ],
+)
+def test_a_name_is_a_word_of_its_own(name, text, expected):
+    assert prompts.nameless(PromptInputs((name,), sentences=[[text]])) == [[expected]]
+
+
+@pytest.mark.parametrize("name", ["oxford_pet", "food101", "cub", "imagenet"])
+def test_no_bundled_description_keeps_its_name(name):
+    bundled = bundled_descriptions(load_config(name).descriptions)
+    inputs = prompt_inputs(tuple(bundled.classes)[:120], descriptions=[bundled])
+    for label, texts in zip(inputs.names, prompts.nameless(inputs), strict=True):
+        assert not any(re.search(rf"(?<!\w){re.escape(label)}(?!\w)", text, re.IGNORECASE) for text in texts)
+
+
+def test_shuffled_gives_each_class_anothers_descriptions_under_its_own_name():
+    found = prompts.shuffled(BIRDS)
+    assert sorted(counts(found)) == [1, 2, 3]
+    assert all(count != own for count, own in zip(counts(found), (3, 1, 2), strict=True))
+    for name, texts in zip(BIRDS.names, found, strict=True):
+        if len(texts) == 3:
+            article = "A"
+            plural = name[0].upper() + name[1:] + "s"
+            assert texts == [
+                f"{article} {name} can fly.",
+                f"{plural} fly. A {name} is a bird.",
+                f"the {name} of the north",
+            ]
+        elif len(texts) == 1:
+            assert texts == [f"A category, not a {name}."]
+        else:
+            assert texts == [f"The {name} is printed, not C.", "Letters."]
+
+
+@pytest.mark.parametrize("classes", [2, 3, 10, 57])
+def test_no_class_keeps_its_own_descriptions(classes):
+    names = tuple(f"thing{i}" for i in range(classes))
+    texts = [[f"mark {i}"] for i in range(classes)]
+    orders = set()
+    for seed in range(12):
+        found = prompts.shuffled(PromptInputs(names, sentences=texts, seed=seed))
+        assert sorted(found) == sorted(texts)
+        assert all(mine != own for mine, own in zip(found, texts, strict=True))
+        orders.add(str(found))
+    assert len(orders) > 1 or classes == 2
+
+
+def test_one_class_cannot_be_shuffled():
+    with pytest.raises(InputError, match="there is one class, 'cat', but shuffling descriptions takes two"):
+        prompts.shuffled(PromptInputs(("cat",), sentences=[["fur"]]))
+
+
+def test_random_words_are_as_many_as_the_descriptions():
+    found = prompts.random_words(BIRDS)
+    assert counts(found) == [3, 1, 2]
+    every = [noises(texts, name) for name, texts in zip(BIRDS.names, found, strict=True)]
+    assert every[1] == every[0][:1]
+    assert every[2] == every[0][:2]
+    assert all(re.fullmatch(r"[a-z]+ [a-z]+", noise) for noise in every[0])
+
+
+def test_repeated_names_are_as_many_as_the_descriptions():
+    assert prompts.repeated_name(BIRDS)[2] == ["a photo of a C++."] * 2
+    assert counts(prompts.repeated_name(BIRDS)) == [3, 1, 2]
+
+
+@pytest.mark.parametrize("source", prompts.CONTROLS)
+def test_controls_depend_on_the_seed_alone(source):
+    inputs = PromptInputs(tuple(f"thing{i}" for i in range(9)), sentences=[[f"mark {i}"] for i in range(9)], seed=1)
+    control = prompts.SOURCES[source]
+    assert control(inputs) == control(inputs)
+    other = control(dataclasses.replace(inputs, seed=2))
+    assert (other == control(inputs)) == (source in ("nameless", "repeated-name"))
+
+
+def test_a_class_without_descriptions_has_controls():
+    with pytest.warns(UserWarning, match="bus; their prompt alone"):
+        inputs = prompt_inputs(("cat", "bus"), [["feline"], ["coach"]], descriptions=[WHOLE], allow_missing=True)
+    assert inputs.aliases == [["feline"], ["coach"]]
+    assert prompts.nameless(inputs)[1] == ["a photo of an object."]
+    assert counts(prompts.random_words(inputs)) == [1, 1]
+
+
+def test_a_budget_keeps_some_in_their_order():
+    every = [[f"{label} {i}" for i in range(count)] for label, count in (("a", 20), ("b", 3), ("c", 20))]
+    cut = prompts.within_budget(every, 5, seed=4)
+    assert counts(cut) == [5, 3, 5]
+    assert cut[1] == every[1]
+    for texts, whole in zip(cut, every, strict=True):
+        assert texts == [text for text in whole if text in texts]
+    assert [text[2:] for text in cut[0]] != [text[2:] for text in cut[2]]
+    assert cut == prompts.within_budget(every, 5, seed=4) != prompts.within_budget(every, 5, seed=5)
+    smaller = prompts.within_budget(every, 2, seed=4)
+    assert all(set(few) <= set(more) for few, more in zip(smaller, cut, strict=True))
+    assert prompts.within_budget(every, 99) == every
+
+
+def test_a_budget_of_nothing_is_refused():
+    with pytest.raises(InputError, match="the budget is 0 prompts a class"):
+        prompts.within_budget([["a"]], 0)

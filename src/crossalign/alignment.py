@@ -37,6 +37,14 @@ def view_weights(views: Tensor, whole: Tensor, scale: float, draws: Tensor | Non
     return (logits[:, None] + draws.float().log()).softmax(-1)
 
 
+def uniform_view_weights(views: Tensor, draws: Tensor | None = None) -> Tensor:
+    """Weigh all views alike: (N, M, D) views, and if given (R, M) draws, to (N, M) or (N, R, M) weights that sum to one."""
+    images, count = views.shape[:2]
+    if draws is None:
+        return torch.full((images, count), 1 / count, device=views.device)
+    return (draws.float() / draws.sum(1, keepdim=True)).expand(images, -1, -1)
+
+
 def text_weights(descriptions: Tensor, prompts: Tensor, counts: Tensor, scale: float) -> Tensor:
     """Weigh each description by its likeness to its class's prompt: v_c = softmax_n(exp(scale) cos(g(y_cn), g(y_c0))).
 
@@ -53,7 +61,7 @@ def text_weights(descriptions: Tensor, prompts: Tensor, counts: Tensor, scale: f
     logits = math.exp(scale) * (descriptions.float() * prompts.float()[owner]).sum(-1)
     highest = torch.full((len(counts),), -math.inf, device=logits.device).scatter_reduce(0, owner, logits, "amax")
     powers = (logits - highest[owner]).exp()
-    return powers / _class_sums(powers, counts)[owner]
+    return powers / class_sums(powers, counts)[owner]
 
 
 def uniform_text_weights(counts: Tensor) -> Tensor:
@@ -70,7 +78,7 @@ def pool_views(views: Tensor, weights: Tensor) -> Tensor:
 
 def pool_texts(descriptions: Tensor, weights: Tensor, counts: Tensor) -> Tensor:
     """Sum descriptions by their weights, class by class: (K, D), (K,), (C,) to (C, D), not normalised."""
-    return _class_sums(descriptions.float() * weights[:, None], counts)
+    return class_sums(descriptions.float() * weights[:, None], counts)
 
 
 def similarity_matrix(views: Tensor, descriptions: Tensor) -> Tensor:
@@ -98,10 +106,11 @@ def scores(pooled_views: Tensor, pooled_texts: Tensor, form: Form = "released") 
     return pooled_views.float() @ pooled_texts.T
 
 
-def _owners(counts: Tensor) -> Tensor:
-    return torch.repeat_interleave(torch.arange(len(counts), device=counts.device), counts)
-
-
-def _class_sums(values: Tensor, counts: Tensor) -> Tensor:
+def class_sums(values: Tensor, counts: Tensor) -> Tensor:
+    """Add up what belongs to each class: (K, ...) values, class after class, and (C,) counts to (C, ...)."""
     sums = torch.zeros((len(counts), *values.shape[1:]), device=values.device)
     return sums.index_add_(0, _owners(counts), values)
+
+
+def _owners(counts: Tensor) -> Tensor:
+    return torch.repeat_interleave(torch.arange(len(counts), device=counts.device), counts)

@@ -7,13 +7,12 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib import metadata
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from crossalign.alignment import Form
 from crossalign.configs import Config
@@ -22,9 +21,20 @@ from crossalign.descriptions import Descriptions
 from crossalign.encoders import Encoder
 from crossalign.errors import InputError
 from crossalign.features import Progress, image_features, silent, text_features
-from crossalign.methods import Method, class_scores, text_bank
+from crossalign.methods import Method, text_bank
 from crossalign.prompts import prompt_inputs
-from crossalign.statistics import wilson_interval
+from crossalign.scoring import Scored, score_shards, view_draws
+from crossalign.statistics import (
+    Calibration,
+    Comparison,
+    calibrate,
+    compare,
+    paper_pairs,
+    per_class_accuracy,
+    split_sigma,
+    two_level_interval,
+    wilson_interval,
+)
 from crossalign.store import Store
 from crossalign.views import ViewRecipe
 
@@ -38,22 +48,37 @@ class MethodResult:
     Attributes:
         method: its name.
         form: of the score.
-        ranks: (N, R) how many classes scored above the true one, for each picture and run; one run if nothing is drawn.
+        ranks: (N, S * R) how many classes scored above the true one, for each picture and run, seed of the crops after
+            seed; one run if nothing is drawn.
+        seeds: the S seeds of the crops; the evaluation's own, or, if the method looks at crops, fresh ones after it.
+        calibration: of the first run's probabilities, if it was asked for.
     """
 
     method: str
     form: Form
     ranks: np.ndarray[Any, np.dtype[np.int64]]
+    seeds: tuple[int, ...] = (0,)
+    calibration: Calibration | None = None
+
+    @property
+    def right(self) -> np.ndarray[Any, np.dtype[np.bool_]]:
+        """Whether each picture was recognised, (N, S, R) by seed and run."""
+        return (self.ranks < 1).reshape(len(self.ranks), len(self.seeds), -1)
 
     def accuracies(self, top: int) -> list[float]:
         """Top-`top` accuracy of each run, in percent."""
         return [100.0 * float(share) for share in (self.ranks < top).mean(axis=0)]
 
     def to_dict(self) -> dict[str, Any]:
-        """Give the row of the results file; `std` is the noise of re-drawing the same encoded views."""
-        runs = self.accuracies(1)
-        top1, n = float(np.mean(runs)), len(self.ranks)
+        """Give the row of the results file; `std` is the noise of re-drawing the same encoded views.
+
+        The interval is Wilson's over pictures; with fresh seeds, the two-level bootstrap's over pictures and seeds.
+        """
+        runs, right, n = self.accuracies(1), self.right, len(self.ranks)
+        top1 = float(np.mean(runs))
         low, high = wilson_interval(top1 / 100 * n, n)
+        if len(self.seeds) > 1:
+            _, low, high = two_level_interval(right.mean(axis=2))
         row = {
             "method": self.method,
             "top1": top1,
@@ -62,8 +87,16 @@ class MethodResult:
             "ci95": [100 * low, 100 * high],
             "form": self.form,
         }
-        if len(runs) > 1:
-            row |= {"std": float(np.std(runs, ddof=1)), "runs": runs}
+        by_seed = np.array(runs).reshape(len(self.seeds), -1)
+        redraw, fresh = split_sigma(by_seed)
+        if redraw is not None:
+            row |= {"std": redraw, "runs": by_seed[0].tolist()}
+        if fresh is not None:
+            each = zip(self.seeds, by_seed, strict=True)
+            row["seeds"] = [{"seed": seed, "top1": float(of.mean()), "runs": of.tolist()} for seed, of in each]
+            row["fresh_std"] = fresh
+        if self.calibration is not None:
+            row |= _calibration_row(self.calibration)
         return row
 
 
@@ -76,7 +109,10 @@ class Evaluation:
         sources: the descriptions' files.
         results: one a method.
         timing: seconds a stage.
-        encoded: how many pictures were encoded just now; the others came from the store.
+        encoded: how many pictures were encoded just now, once a seed of the crops; the others came from the store.
+        kept: how many came from the store.
+        comparisons: each method against clip, and the best against the runner-up; see `statistics.paper_pairs`.
+        budget: the most prompts a class kept, or None for all of them.
     """
 
     dataset: ImageDataset
@@ -87,10 +123,14 @@ class Evaluation:
     results: list[MethodResult] = field(default_factory=list)
     timing: dict[str, float] = field(default_factory=dict)
     encoded: int = 0
+    kept: int = 0
+    comparisons: list[Comparison] = field(default_factory=list)
+    budget: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Give the results file's content."""
         dataset, encoder, config = self.dataset, self.encoder, self.config
+        labels = np.array(dataset.labels)
         return {
             "schema": SCHEMA,
             "dataset": {
@@ -106,6 +146,7 @@ class Evaluation:
                 "logit_scale": encoder.logit_scale,
                 "fingerprint": encoder.fingerprint,
                 "device": str(encoder.device),
+                "runtime": encoder.runtime.to_dict() if getattr(encoder, "runtime", None) else None,
             },
             "views": {
                 "count": config.views,
@@ -113,10 +154,15 @@ class Evaluation:
                 "sampled": config.sampled_views,
                 "runs": config.runs,
             },
+            "budget": None if self.budget is None else {"views": config.views, "sentences": self.budget},
             "scales": {"image": config.image_scale, "text": config.text_scale},
             "descriptions": list(self.sources),
             "seed": self.seed,
-            "results": [result.to_dict() for result in self.results],
+            "results": [
+                result.to_dict() | {"per_class": 100 * per_class_accuracy(result.right.mean(axis=(1, 2)), labels)}
+                for result in self.results
+            ],
+            "comparisons": [asdict(comparison) for comparison in self.comparisons],
             "timing": self.timing,
             "versions": _versions(),
             "command": " ".join(sys.argv),
@@ -134,6 +180,9 @@ def evaluate(
     seed: int = 0,
     form: Form = "released",
     allow_missing: bool = False,
+    fresh_seeds: int = 1,
+    calibration: bool = False,
+    budget: int | None = None,
     num_workers: int = 2,
     progress: Progress = silent,
 ) -> Evaluation:
@@ -149,15 +198,24 @@ def evaluate(
         seed: of boxes, draws and random descriptors.
         form: of the score.
         allow_missing: let the prompt stand for a class without descriptions, instead of refusing it.
-        num_workers: threads that decode and cut.
+        fresh_seeds: S, how many seeds of crops are measured: seed, seed + 1, ... Prompts stay those of the first.
+        calibration: also measure how far the probabilities of each method's first run can be believed.
+        budget: the most prompts that each class keeps, the same for all methods; see `prompts.within_budget`.
+        num_workers: threads that decode and cut, and later score.
         progress: shown while pictures are encoded.
 
     Raises:
-        InputError: a picture cannot be read, a class has no description, or a method lacks what it needs.
+        InputError: a picture cannot be read, a class has no description, a method lacks what it needs, no method looks
+            at the crops of fresh seeds, or there are too few pictures to fit a temperature.
     """
     store = store or Store()
     recipe = ViewRecipe(config.views if any(m.cross for m in methods) else 0, config.crop_scale, seed)
-    done = Evaluation(dataset, encoder, config, seed, tuple(d.source for d in descriptions))
+    if fresh_seeds > 1 and recipe.count == 0:
+        names = ", ".join(method.name for method in methods)
+        raise InputError(f"no method of {names} looks at crops, so fresh seeds change nothing; add wca, or ask for one seed")
+    if calibration and len(dataset.paths) < 2:
+        raise InputError("a temperature is fitted on one half and measured on the other; give two or more pictures")
+    done = Evaluation(dataset, encoder, config, seed, tuple(d.source for d in descriptions), budget=budget)
     inputs = prompt_inputs(
         dataset.class_names,
         dataset.aliases,
@@ -169,59 +227,71 @@ def evaluate(
     )
     with _timed(done, "texts"):
         banks = [
-            text_bank(method, inputs, lambda texts: text_features(texts, encoder, store), config.text_scale)
+            text_bank(method, inputs, lambda texts: text_features(texts, encoder, store), config.text_scale, budget=budget)
             for method in methods
         ]
-    with _timed(done, "views"):
-        features = image_features(
-            dataset,
-            encoder,
-            recipe,
-            store,
-            batch_size=config.batch_size,
-            num_workers=num_workers,
-            progress=progress,
-        )
-    done.encoded = features.encoded
-    draws = view_draws(config, seed)
     labels = torch.tensor(dataset.labels)
-    ranks: list[list[Tensor]] = [[] for _ in methods]
-    with _timed(done, "scoring"), progress(features.images, "pictures scored") as bar:
-        for rows, whole, views in features:
-            for kept, method, bank in zip(ranks, methods, banks, strict=True):
-                scores = class_scores(method, bank, whole, views, image_scale=config.image_scale, form=form, draws=draws)
-                kept.append(true_ranks(scores if scores.dim() == 3 else scores[:, None], labels[rows]))
-            bar.update(len(whole))
-    for kept, method in zip(ranks, methods, strict=True):
-        done.results.append(MethodResult(method.name, form, torch.cat(kept).numpy()))
+    scored: dict[str, list[Scored]] = {method.name: [] for method in methods}
+    for recipe in (replace(recipe, seed=seed + more) for more in range(fresh_seeds)):
+        with _timed(done, "views"):
+            features = image_features(
+                dataset,
+                encoder,
+                recipe,
+                store,
+                batch_size=config.batch_size,
+                num_workers=num_workers,
+                progress=progress,
+            )
+        done.encoded += features.encoded
+        done.kept += features.images - features.encoded
+        # What looks at the whole image alone sees the same under every seed.
+        moved = [(m, bank) for m, bank in zip(methods, banks, strict=True) if recipe.seed == seed or m.cross]
+        with _timed(done, "scoring"), progress(features.images, "pictures scored") as bar:
+            found = score_shards(
+                features,
+                moved,
+                labels,
+                image_scale=config.image_scale,
+                form=form,
+                draws=view_draws(config, recipe.seed),
+                logit_scale=encoder.logit_scale,
+                calibration=calibration and recipe.seed == seed,
+                num_workers=num_workers,
+                update=bar.update,
+            )
+        for (method, _), of_seed in zip(moved, found, strict=True):
+            scored[method.name].append(of_seed)
+    done.results = [_result(name, form, seed, found) for name, found in scored.items()]
+    pairs = paper_pairs({result.method: float(result.right.mean()) for result in done.results})
+    done.comparisons = compare({result.method: result.right for result in done.results}, pairs)
     return done
 
 
-def view_draws(config: Config, seed: int) -> Tensor:
-    """Draw each run's views with replacement, as the reference does: (R, M) how often each view was drawn."""
-    draws = torch.empty(config.runs, config.views)
-    for run in range(config.runs):
-        generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence((seed, run, 0xD4A35))))
-        drawn = generator.integers(config.views, size=config.sampled_views)
-        draws[run] = torch.from_numpy(np.bincount(drawn, minlength=config.views))
-    return draws
+def _result(name: str, form: Form, seed: int, found: Sequence[Scored]) -> MethodResult:
+    ranks = torch.cat([scored.ranks for scored in found], dim=1).numpy()
+    seeds, sketch = tuple(range(seed, seed + len(found))), found[0].sketch
+    if sketch is None:
+        return MethodResult(name, form, ranks, seeds)
+    gaps, log_sums = sketch[:, 0].double().numpy(), sketch[:, 1:].double().numpy()
+    return MethodResult(name, form, ranks, seeds, calibrate(log_sums, gaps, ranks[:, 0] == 0))
 
 
-def true_ranks(scores: Tensor, labels: Tensor) -> Tensor:
-    """Count the classes ahead of the true one: (N, R, C) and (N,) to (N, R); of equal scores the earlier class leads."""
-    if not torch.isfinite(scores).all():
-        raise InputError("some scores are not finite; the encoder's weights are damaged or overflow in this precision")
-    own = labels[:, None, None].expand(-1, scores.shape[1], 1)
-    truth = scores.gather(2, own)
-    earlier = torch.arange(scores.shape[2]) < own
-    return ((scores > truth) | ((scores == truth) & earlier)).sum(2)
+def _calibration_row(calibration: Calibration) -> dict[str, Any]:
+    percent = {name: 100 * value for name, value in asdict(calibration).items() if name != "temperature"}
+    return {
+        "ece": percent.pop("ece"),
+        "calibration": {"temperature": calibration.temperature}
+        | percent
+        | {"fitted_on": "pictures at places 0, 2, 4, ...", "measured_on": "pictures at places 1, 3, 5, ..."},
+    }
 
 
 @contextmanager
 def _timed(done: Evaluation, stage: str) -> Iterator[None]:
     start = time.perf_counter()
     yield
-    done.timing[stage] = round(time.perf_counter() - start, 3)
+    done.timing[stage] = round(done.timing.get(stage, 0.0) + time.perf_counter() - start, 3)
 
 
 def _versions() -> dict[str, str]:

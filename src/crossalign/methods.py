@@ -1,17 +1,35 @@
-"""A method is one row: which prompts, whether local views, whether weighted; the equations are alignment.py's."""
+"""A method is one row: which prompts, which views, how both are weighed, and how they are matched.
+
+The equations are in alignment.py (weighted means), transport.py, selection.py and tuning.py. Installed packages add rows of
+their own through entry points of the group "crossalign.methods", with a matcher of their own if they like.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from crossalign import alignment, prompts
+from crossalign import alignment, confidence, prompts, selection, transport, tuning
 from crossalign.alignment import Form
 from crossalign.errors import InputError
+from crossalign.plugins import Extended
 from crossalign.prompts import PromptInputs
+
+CHUNK = 2**24
+"""Numbers in the largest tensor that a chunk of images makes, 64 MiB; a few of them are alive at once."""
+LOGIT_SCALE = 100.0
+"""CLIP's."""
+
+ViewWeights = Literal["uniform", "likeness", "confidence", "above-mean", "inlierness"]
+TextWeights = Literal["uniform", "likeness", "confidence"]
+Matcher = Literal["mean", "maximum", "transport", "soft", "vote", "templates"]
+OwnMatcher = Callable[["TextBank", Tensor, Tensor], Tensor]
+"""A package's: (bank, whole (n, D), views (n, V, D)) to (n, C) scores; the whole image is the first view if it is one."""
 
 
 @dataclass(frozen=True)
@@ -23,22 +41,64 @@ class Method:
         summary: one line for people.
         source: the paper.
         prompts: key of `prompts.SOURCES`.
-        cross: align weighted local views with weighted descriptions; else the whole image with their plain mean.
+        views: how local views are weighed, or None for a method that sees the whole image alone. "uniform": all alike;
+            "likeness": by the likeness to the whole image (WCA); "confidence": by how sure their own prediction is (AWT);
+            "above-mean": alike, but none for those that resemble the whole image less than the mean view (LaZSL);
+            "inlierness": by how near the views' mode (MTA).
+        whole_is_view: the whole image counts as one more view.
+        texts: how a class's descriptions are weighed. "uniform"; "likeness": by the likeness to the class's prompt (WCA);
+            "confidence": by how sure the whole image's prediction is with them (AWT; with the matcher "transport" only).
+        matcher: "mean": the weighted sum over views and descriptions; "maximum": the best view against the weighted mean of
+            the descriptions; "transport": what the optimal transport plan carries (AWT, LaZSL); "soft": each view's softmax
+            over all descriptions (ABS); "vote": the surest views vote (ZERO); "templates": tuned for each image (AutoCLIP);
+            or a package's own function.
+        whole_share: of the whole image's similarity in that of each view, with the matcher "transport".
     """
 
     name: str
     summary: str
     source: str
     prompts: str
-    cross: bool = False
+    views: ViewWeights | None = None
+    texts: TextWeights = "uniform"
+    matcher: Matcher | OwnMatcher = "mean"
+    whole_is_view: bool = False
+    whole_share: float = 0.0
 
     @property
     def needs_descriptions(self) -> bool:
         """Whether its prompts are made of descriptions of the classes."""
         return self.prompts in prompts.NEED_DESCRIPTIONS
 
+    @property
+    def cross(self) -> bool:
+        """Whether it looks at local views."""
+        return self.views is not None
 
-METHODS: dict[str, Method] = {
+    @property
+    def looks_at(self) -> str:
+        """What of a picture counts, for people."""
+        if not self.cross:
+            return "whole"
+        return "views" if self.views == "uniform" and not self.whole_is_view else "views and whole"
+
+    @property
+    def explainable(self) -> bool:
+        """Whether its score is a weighted sum over local views, or the whole image, and descriptions."""
+        return self.matcher == "mean" and not self.whole_is_view
+
+    @property
+    def draws_views(self) -> bool:
+        """Whether each run's draws of views have a score of their own; the others have one run on all views."""
+        return self.matcher == "mean" and self.views in ("uniform", "likeness")
+
+    @property
+    def passes(self) -> str:
+        """Passes of the image encoder a picture."""
+        return "1 + M" if self.cross else "1"
+
+
+_OWN = {
     method.name: method
     for method in (
         Method("clip", 'one prompt a class, "a photo of a {name}."', "Radford et al., ICML 2021", "photo"),
@@ -46,23 +106,115 @@ METHODS: dict[str, Method] = {
         Method("clip-d", 'mean of "{name}, which has ..."', "Menon and Vondrick, ICLR 2023", "descriptor_sentences"),
         Method("waffle", "random words and characters for descriptors", "Roth et al., ICCV 2023", "waffle"),
         Method("cupl", "mean of sentences that describe the class", "Pratt et al., ICCV 2023", "sentences"),
-        Method("wca", "weighted local views x weighted sentences", "Li et al., ICML 2024", "sentences", cross=True),
+        Method(
+            "wca",
+            "weighted local views x weighted sentences",
+            "Li et al., ICML 2024",
+            "sentences",
+            views="likeness",
+            texts="likeness",
+        ),
+        Method(
+            "autoclip",
+            "templates weighed anew for each picture",
+            "Metzen et al., TMLR 2024",
+            "templates",
+            matcher="templates",
+        ),
+        Method(
+            "zero",
+            "majority vote of the surest 30 % of the views",
+            "Farina et al., NeurIPS 2024",
+            "photo",
+            views="uniform",
+            matcher="vote",
+            whole_is_view=True,
+        ),
+        Method(
+            "mta",
+            "robust mode of the views' features",
+            "Zanella and Ben Ayed, CVPR 2024",
+            "photo",
+            views="inlierness",
+            whole_is_view=True,
+        ),
+        Method(
+            "awt",
+            "optimal transport of sure views to sure sentences",
+            "Zhu et al., NeurIPS 2024",
+            "sentences",
+            views="confidence",
+            texts="confidence",
+            matcher="transport",
+            whole_is_view=True,
+        ),
+        Method(
+            "lazsl",
+            "optimal transport of views, with a share of the whole, to sentences",
+            "Chen et al., ICCV 2025",
+            "sentences",
+            views="above-mean",
+            matcher="transport",
+            whole_share=0.2,
+        ),
+        Method(
+            "abs",
+            "soft matching of sentences by each view; the views are random crops, not guided by attention",
+            "Cai et al., ICML 2025",
+            "sentences",
+            views="uniform",
+            matcher="soft",
+        ),
+        Method("mean-views", "unweighted mean of views x mean of sentences", "control", "sentences", views="uniform"),
+        Method(
+            "max-views",
+            "the best view x mean of sentences",
+            "control",
+            "sentences",
+            views="uniform",
+            matcher="maximum",
+        ),
     )
 }
 
 
+def _check(name: str, method: Any) -> Method:
+    if not isinstance(method, Method):
+        raise InputError(f"it is a {type(method).__name__}, but must be a crossalign.methods.Method")
+    if method.name != name:
+        raise InputError(f"it calls itself {method.name!r}")
+    return method
+
+
+METHODS = Extended("crossalign.methods", "method", _OWN, _check)
+"""By name: those above, and what installed packages add."""
+
+
 def pick_methods(names: Sequence[str]) -> list[Method]:
-    """Look methods up by name; "all" is all of them.
+    """Look methods up by name; "all" is all of them. Each judges a picture on its own, whatever the other pictures are.
 
     Raises:
-        InputError: names the unknown ones.
+        InputError: names the unknown ones, and what they may have been meant to be.
     """
     if "all" in names:
         return list(METHODS.values())
     unknown = [name for name in names if name not in METHODS]
     if unknown:
-        raise InputError(f"unknown method {', '.join(unknown)}; known are {', '.join(METHODS)}")
+        meant = [name for text in unknown for name in get_close_matches(text.lower(), METHODS, n=1)]
+        hint = f", did you mean {' and '.join(dict.fromkeys(meant))}?" if meant else ";"
+        raise InputError(f"unknown method {', '.join(unknown)}{hint} known are {', '.join(METHODS)}")
     return [METHODS[name] for name in dict.fromkeys(names)]
+
+
+def with_prompts(method: Method, source: str) -> Method:
+    """Give a method other prompts, such as a control's: "wca" with "shuffled" is called "wca+shuffled".
+
+    Raises:
+        InputError: there is no such source.
+    """
+    if source not in prompts.SOURCES:
+        raise InputError(f"unknown prompts {source!r}; known are {', '.join(prompts.SOURCES)}")
+    return replace(method, name=f"{method.name}+{source}", prompts=source)
 
 
 @dataclass(frozen=True)
@@ -73,7 +225,7 @@ class TextBank:
         texts: K sentences, class after class.
         features: (K, D).
         counts: (C,) sentences a class.
-        weights: (K,) that sum to one in each class.
+        weights: (K,) that sum to one in each class; uniform where a method weighs them for each picture.
         pooled: (C, D), their weighted sums.
     """
 
@@ -85,14 +237,21 @@ class TextBank:
 
 
 def text_bank(
-    method: Method, inputs: PromptInputs, encode: Callable[[Sequence[str]], Tensor], text_scale: float
+    method: Method,
+    inputs: PromptInputs,
+    encode: Callable[[Sequence[str]], Tensor],
+    text_scale: float,
+    *,
+    budget: int | None = None,
 ) -> TextBank:
-    """Build a method's prompts, encode, weigh and pool them."""
+    """Build a method's prompts, encode, weigh and pool them; `budget` is the most prompts a class keeps."""
     by_class = prompts.SOURCES[method.prompts](inputs)
+    if budget is not None:
+        by_class = prompts.within_budget(by_class, budget, inputs.seed)
     texts = [text for of_class in by_class for text in of_class]
     counts = torch.tensor([len(of_class) for of_class in by_class])
     features = encode(texts)
-    if method.cross:
+    if method.texts == "likeness":
         anchors = encode([prompt for (prompt,) in prompts.photo(inputs)])
         weights = alignment.text_weights(features, anchors, counts, text_scale)
     else:
@@ -109,9 +268,118 @@ def class_scores(
     image_scale: float,
     form: Form = "released",
     draws: Tensor | None = None,
+    logit_scale: float = LOGIT_SCALE,
 ) -> Tensor:
-    """Score all classes: whole (N, D) and views (N, M, D) to (N, C), or (N, R, C) for a cross method with draws (R, M)."""
-    if not method.cross:
+    """Score all classes.
+
+    Args:
+        method: whose scores.
+        bank: its texts.
+        whole: (N, D) features of the whole images.
+        views: (N, M, D) features of their local views.
+        image_scale: of view weights by likeness.
+        form: of the matcher "mean"; in the form "released" "maximum" too takes cosines. The others have one form.
+        draws: (R, M) how often each run drew each view.
+        logit_scale: the class probabilities, of which entropies and agreement are taken, are softmax(logit_scale * score).
+
+    Returns:
+        (N, C) scores; (N, R, C) where draws are given and `method.draws_views`. Other methods use all views, once.
+
+    Raises:
+        InputError: the matcher "templates" was given another number of prompts for each class.
+    """
+    if not method.cross and method.matcher == "mean":
         return alignment.scores(whole, bank.pooled, form)
-    weights = alignment.view_weights(views, whole, image_scale, draws)
-    return alignment.scores(alignment.pool_views(views, weights), bank.pooled, form)
+    if method.draws_views:
+        weigh = alignment.uniform_view_weights(views, draws)
+        if method.views == "likeness":
+            weigh = alignment.view_weights(views, whole, image_scale, draws)
+        return alignment.scores(alignment.pool_views(views, weigh), bank.pooled, form)
+    step = max(1, CHUNK // _largest(method, bank, views))
+    parts = []
+    for some, local in zip(whole.split(step), views.split(step), strict=True):
+        seen = torch.cat([some[:, None], local], dim=1) if method.whole_is_view else local
+        parts.append(_match(method, bank, some, seen, image_scale, form, logit_scale))
+    return torch.cat(parts)
+
+
+def view_weights(
+    method: Method, bank: TextBank, whole: Tensor, views: Tensor, *, image_scale: float, logit_scale: float = LOGIT_SCALE
+) -> Tensor:
+    """Weigh views as a method does.
+
+    Args:
+        method: one that looks at views.
+        bank: its texts.
+        whole: (N, D) features of the whole images.
+        views: (N, V, D) features of the views, the whole image first where `method.whole_is_view`.
+        image_scale: of weights by likeness.
+        logit_scale: of class probabilities.
+
+    Returns:
+        (N, V) weights that sum to one.
+    """
+    if method.views == "likeness":
+        return alignment.view_weights(views, whole, image_scale)
+    if method.views == "confidence":
+        return confidence.view_weights(views, bank.pooled, logit_scale)
+    if method.views == "above-mean":
+        return selection.mass_above_mean(views, whole)
+    if method.views == "inlierness":
+        return selection.mode_weights(views, bank.pooled, logit_scale)
+    return alignment.uniform_view_weights(views)
+
+
+def _match(
+    method: Method, bank: TextBank, whole: Tensor, views: Tensor, image_scale: float, form: Form, logit_scale: float
+) -> Tensor:
+    """Score a chunk of images: whole (n, D) and views (n, V, D) to (n, C)."""
+    if callable(method.matcher):
+        return method.matcher(bank, whole, views)
+    if method.matcher == "templates":
+        return tuning.tuned_template_scores(whole, bank.features, bank.counts)
+    if method.matcher == "vote":
+        return selection.vote(views, bank.pooled, logit_scale)
+    if method.matcher == "soft":
+        return alignment.class_sums(tuning.soft_match(views, bank.features).T.contiguous(), bank.counts).T
+    if method.matcher == "maximum":
+        return alignment.scores(views, bank.pooled, form).amax(1)
+    weights = view_weights(method, bank, whole, views, image_scale=image_scale, logit_scale=logit_scale)
+    pooled = alignment.pool_views(views, weights)
+    if method.matcher == "mean":
+        return alignment.scores(pooled, bank.pooled, form)
+    layout = transport.ByClass.of(bank.counts)
+
+    def text_weights(classes: Tensor, of_whole: Tensor, present: Tensor) -> Tensor:
+        if method.texts == "confidence":
+            base = logit_scale * alignment.scores(whole, bank.pooled, "paper")
+            return confidence.text_weights(base, classes, logit_scale * of_whole, present)
+        return bank.weights[layout.rows[classes]] * present
+
+    return transport.transport_scores(
+        whole,
+        views,
+        weights,
+        bank.features,
+        layout,
+        alignment.scores(pooled, bank.pooled, "paper"),
+        text_weights,
+        whole_share=method.whole_share,
+        refined=transport.REFINED,
+    )
+
+
+def _largest(method: Method, bank: TextBank, views: Tensor) -> int:
+    """Count the numbers in the largest tensor that an image needs."""
+    count, classes, width = 1 + views.shape[1], len(bank.counts), views.shape[2]
+    if callable(method.matcher):
+        return count * max(len(bank.features), width)
+    longest = min(transport.REFINED, classes) * int(bank.counts.max())
+    return {
+        "mean": count * max(classes, width, count),
+        "maximum": count * classes,
+        "transport": max(longest * max(count, width), count * classes),
+        "soft": count * len(bank.features),
+        "vote": count * classes,
+        "templates": len(bank.features),
+    }[method.matcher]

@@ -20,6 +20,7 @@ from crossalign.descriptions import normalise_name
 from crossalign.evaluation import Evaluation
 from crossalign.explanation import Explanation
 from crossalign.statistics import wilson_interval
+from crossalign.tables import sentences
 from crossalign.views import ImageLike, read_image
 
 THUMBNAIL = 168
@@ -114,7 +115,14 @@ def methods_report(done: Evaluation) -> str:
         for row in result["results"]
     ]
     classes = [(found.method, _by_class(done, (found.ranks < 1).mean(axis=1))) for found in done.results]
-    return _render("methods.html", title=f"Methods on {done.dataset.name}", result=result, methods=methods, classes=classes)
+    return _render(
+        "methods.html",
+        title=f"Methods on {done.dataset.name}",
+        result=result,
+        methods=methods,
+        classes=classes,
+        sentences=sentences(result),
+    )
 
 
 def _render(template: str, **values: Any) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from crossalign.tables import FORMATS, read_results, results_table
+from crossalign.tables import FORMATS, read_results, results_table, sentences
 
 
 @click.command()
@@ -13,9 +13,15 @@ from crossalign.tables import FORMATS, read_results, results_table
 def command(files: tuple[str, ...], layout: str) -> None:
     """Put results of `crossalign evaluate --output` into one table.
 
+    What it shows is said in words on standard error, so that the table can go straight into a paper.
+
     \b
     Examples:
       crossalign table pets.json dtd.json
       crossalign table results/*.json --format latex > table.tex
     """
-    click.echo(results_table([read_results(file) for file in files], layout))
+    results = [read_results(file) for file in files]
+    click.echo(results_table(results, layout))
+    for result in results:
+        for sentence in sentences(result):
+            click.echo(sentence, err=True)

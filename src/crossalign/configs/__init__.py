@@ -1,4 +1,8 @@
-"""One YAML a dataset: where it lies, how its tree looks, and the hyperparameters it is measured with."""
+"""One YAML a dataset: where it lies, how its tree looks, and the hyperparameters it is measured with.
+
+Installed packages add datasets through entry points of the group "crossalign.datasets": each leads to a module with a
+`CONFIG`, and with a `read` if its tree is like no other.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +16,7 @@ from typing import Any
 import yaml
 
 from crossalign.errors import InputError
+from crossalign.plugins import Plugins
 
 TREE_FIELDS = ("name", "title", "url", "layout", "tree", "subfolders", "left_out", "torchvision", "data_path")
 """What belongs to the files of a dataset, and not to the way it is measured."""
@@ -139,7 +144,11 @@ def check_crop_scale(crop_scale: Sequence[Any], called: str = "crop_scale") -> N
 
 
 def config_names() -> list[str]:
-    """List the bundled configs."""
+    """List the bundled configs, and those of packages."""
+    return [*_bundled(), *DATASETS.usable()]
+
+
+def _bundled() -> list[str]:
     files = (file.name for file in resources.files(__name__).iterdir())
     return sorted(file.removesuffix(".yaml") for file in files if file.endswith(".yaml"))
 
@@ -147,22 +156,56 @@ def config_names() -> list[str]:
 ALIASES = {"imagenet-s": "imagenet-sketch"}
 
 
+def _check(name: str, module: Any) -> Any:
+    config = getattr(module, "CONFIG", None)
+    if not isinstance(config, Config):
+        raise InputError("its CONFIG is no crossalign.configs.Config")
+    if config.name != name:
+        raise InputError(f"its CONFIG is called {config.name!r}")
+    return module
+
+
+def _taken() -> list[str]:
+    # A dataset's name is its layout's, too, and this layout is the one that has no dataset of its name.
+    return [*_bundled(), *ALIASES, "torchvision"]
+
+
+DATASETS = Plugins("crossalign.datasets", "dataset", _taken, _check)
+"""What packages add: modules with a `CONFIG`."""
+
+
 def _read(name: str) -> dict[str, Any]:
     bundled = ALIASES.get(name, name)
-    if bundled in config_names():
+    DATASETS.refuse(name)
+    if name in DATASETS:
+        return _added(name)
+    if bundled in _bundled():
         text = (resources.files(__name__) / f"{bundled}.yaml").read_text(encoding="utf-8")
         found: dict[str, Any] = yaml.safe_load(text)
         return {"name": bundled} | found
     if not name.endswith((".yaml", ".yml")):
         raise InputError(f"dataset {name!r} is unknown; known are {', '.join(config_names())}, or give a YAML file")
     try:
-        values = yaml.safe_load(Path(name).read_text(encoding="utf-8"))
+        text = Path(name).read_text(encoding="utf-8")
+        values = yaml.safe_load(text)
+        aliases = any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader))
     except OSError as error:
         raise InputError(f"config {name!r} cannot be read ({error.strerror}); check the path") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # also from dates that are none, and deep nesting
         raise InputError(f"config {name!r} is no YAML ({' '.join(str(error).split())}); mend it") from None
+    if aliases:
+        # A few aliases of aliases stand for more than memory holds.
+        raise InputError(f"config {name!r} has an alias, such as *name; write out what it stands for")
     known = [field.name for field in fields(Config)]
     if not isinstance(values, dict) or (unknown := [str(key) for key in values if key not in known]):
         what = f"unknown fields {', '.join(unknown)}" if isinstance(values, dict) else "no fields"
         raise InputError(f"config {name!r} has {what}; known are {', '.join(known)}")
     return {"name": Path(name).stem} | values
+
+
+def _added(name: str) -> dict[str, Any]:
+    """Read a package's config; what it leaves as it is by default is as good as left out of a YAML."""
+    module = DATASETS[name]
+    values = {field.name: getattr(module.CONFIG, field.name) for field in fields(Config)}
+    values = {key: value for key, value in values.items() if key == "name" or value != getattr(Config, key)}
+    return values | ({"layout": name} if hasattr(module, "read") else {})

@@ -7,16 +7,16 @@ import importlib
 import os
 import pkgutil
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from types import ModuleType
 from typing import Literal, NamedTuple
 
-from crossalign.configs import Config
-from crossalign.datasets._classes import ClassList, class_list
+from crossalign.configs import DATASETS, Config
+from crossalign.datasets._classes import ClassList as ClassList
+from crossalign.datasets._classes import class_list
 from crossalign.errors import InputError
 
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
@@ -106,11 +106,11 @@ def load_dataset(
     root = Path(data_path or config.data_path)
     if download:
         _download(config, root)
-    layout = _layout(config)
+    read = _layout(config)
     if not root.exists():
         raise InputError(f"the folder {str(root)!r} of {config.name} does not exist; {_expected(config)}")
     try:
-        tree: Tree = layout.read(root, config)
+        tree = read(root, config)
     except InputError:
         raise
     except Exception as error:
@@ -158,11 +158,16 @@ def pictures_in(folder: Path) -> list[Path]:
     return shown
 
 
-def _layout(config: Config) -> ModuleType:
+def _layout(config: Config) -> Callable[[Path, Config], Tree]:
     known = sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
-    if config.layout not in known:
+    if config.layout in known:
+        module = importlib.import_module(f"{__name__}.{config.layout}")
+    elif config.layout in DATASETS and hasattr(DATASETS[config.layout], "read"):
+        module = DATASETS[config.layout]
+    else:
         raise InputError(f"config {config.name}: layout {config.layout!r} is unknown; known are {', '.join(known)}")
-    return importlib.import_module(f"{__name__}.{config.layout}")
+    read: Callable[[Path, Config], Tree] = module.read
+    return read
 
 
 def _expected(config: Config) -> str:

@@ -27,7 +27,7 @@ class ClassList:
     @property
     def aliases(self) -> tuple[tuple[str, ...], ...]:
         """For each class the other names that files may use for it."""
-        return tuple(zip(self.keys, self.published_names, strict=True))
+        return tuple(zip(self.keys, self.published_names, self.names, strict=True))
 
     @property
     def published_names(self) -> tuple[str, ...]:

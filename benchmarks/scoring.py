@@ -1,0 +1,132 @@
+"""Time the scoring of encoded views: the loop that `crossalign evaluate` runs, on random features of any size.
+
+    python benchmarks/scoring.py                  # ImageNet's size: 50,000 pictures, 60 views, 1000 classes, 20 runs
+    python benchmarks/scoring.py --quick
+
+The features lie on disk, in shards as `crossalign evaluate` keeps them, in a temporary folder that is removed at the end.
+The shares come from the profiler, over the first pictures once more in one thread; reading includes checking.
+"""
+
+from __future__ import annotations
+
+import argparse
+import cProfile
+import pstats
+import resource
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from tabulate import tabulate
+from torch import Tensor
+
+from crossalign.configs import load_config
+from crossalign.features import SHARD_IMAGES
+from crossalign.methods import LOGIT_SCALE, METHODS, Method, TextBank, text_bank
+from crossalign.prompts import PromptInputs, prompt_inputs
+from crossalign.scoring import score_shards, view_draws
+from crossalign.store import ShardFolder, Store
+
+SIX = ("clip", "clip-e", "clip-d", "waffle", "cupl", "wca")
+PROFILED = 20 * SHARD_IMAGES
+STEPS = {
+    "reading": ("store.py", "read"),
+    "view weights": ("alignment.py", "view_weights"),
+    "view pooling": ("alignment.py", "pool_views"),
+    "class scores": ("alignment.py", "scores"),
+    "ranks": ("scoring.py", "true_ranks"),
+}
+
+
+def write_features(shards: ShardFolder, images: int, views: int, width: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    for shard, start in enumerate(range(0, images, SHARD_IMAGES)):
+        number = min(SHARD_IMAGES, images - start)
+        features = F.normalize(torch.randn(number, 1 + views, width, generator=generator), dim=-1).half()
+        shards.write(shard, {"whole": features[:, 0], "views": features[:, 1:]})
+
+
+def read_features(shards: ShardFolder, images: int) -> Iterator[tuple[slice, Tensor, Tensor]]:
+    for shard, start in enumerate(range(0, images, SHARD_IMAGES)):
+        tensors = shards.read(shard)
+        assert tensors is not None
+        yield slice(start, start + len(tensors["whole"])), tensors["whole"], tensors["views"]
+
+
+def random_texts(classes: int) -> PromptInputs:
+    from crossalign.descriptions import Descriptions
+
+    names = [f"thing number {number}" for number in range(classes)]
+    sentences = {name: tuple(f"A {name} has the part {part}." for part in range(10)) for name in names}
+    descriptions = [
+        Descriptions("random", "sentences", sentences),
+        Descriptions("random", "descriptors", dict.fromkeys(names, ("has a tail", "is red"))),
+    ]
+    return prompt_inputs(names, descriptions=descriptions, templates=load_config("imagenet").templates)
+
+
+def banks(classes: int, width: int) -> list[tuple[Method, TextBank]]:
+    generator = torch.Generator().manual_seed(1)
+    inputs = random_texts(classes)
+
+    def encode(texts: object) -> Tensor:
+        return F.normalize(torch.randn(len(texts), width, generator=generator), dim=-1)  # type: ignore[arg-type]
+
+    return [(METHODS[name], text_bank(METHODS[name], inputs, encode, 2.0)) for name in SIX]
+
+
+def seconds_by_step(work: Callable[[], object]) -> dict[str, float]:
+    profile, start = cProfile.Profile(), time.perf_counter()
+    profile.runcall(work)
+    seconds = time.perf_counter() - start
+    stats = pstats.Stats(profile).stats  # type: ignore[attr-defined]
+    found = {(file.rsplit("/", 1)[-1], name): timing[3] for (file, _, name), timing in stats.items()}
+    steps = {step: found.get(where, 0.0) for step, where in STEPS.items()}
+    return steps | {"the rest": seconds - sum(steps.values())}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=50_000)
+    parser.add_argument("--classes", type=int, default=1000)
+    parser.add_argument("--width", type=int, default=512)
+    parser.add_argument("--views", type=int, default=60)
+    parser.add_argument("--runs", type=int, default=20)
+    parser.add_argument("--workers", type=int, default=2, help="threads that score")
+    parser.add_argument("--quick", action="store_true", help="1024 pictures, 100 classes: does it run?")
+    options = parser.parse_args()
+    if options.quick:
+        options.images, options.classes = 1024, 100
+    config = replace(load_config("imagenet"), views=options.views, sampled_views=options.views, runs=options.runs)
+    with tempfile.TemporaryDirectory(prefix="crossalign-scoring-") as folder:
+        shards = Store(folder).open({"kind": "views", "random": True})
+        write_features(shards, options.images, options.views, options.width)
+        score = partial(
+            score_shards,
+            methods=banks(options.classes, options.width),
+            labels=torch.arange(options.images) % options.classes,
+            image_scale=config.image_scale,
+            form="released",
+            draws=view_draws(config, seed=0),
+            logit_scale=LOGIT_SCALE,
+        )
+        start = time.perf_counter()
+        score(read_features(shards, options.images), num_workers=options.workers)
+        seconds = time.perf_counter() - start
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        torch.set_num_threads(1)
+        shares = seconds_by_step(lambda: score(read_features(shards, min(options.images, PROFILED)), num_workers=0))
+    gigabytes = options.images * (1 + options.views) * options.width * 2 / 1e9
+    size = f"{options.images} x {1 + options.views} x {options.width}, {options.classes} classes, {options.runs} runs"
+    print(f"{size}, {len(SIX)} methods, {options.workers} threads")
+    print(f"{seconds:.1f} s, {gigabytes / seconds:.2f} GB/s of {gigabytes:.2f} GB, at most {peak:.2f} GiB of memory\n")
+    rows = [[step, f"{100 * of_step / sum(shares.values()):.0f} %"] for step, of_step in shares.items()]
+    print(tabulate(rows, ["step", "share of the work"], tablefmt="github"))
+
+
+if __name__ == "__main__":
+    main()

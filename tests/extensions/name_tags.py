@@ -1,0 +1,19 @@
+"""A dataset: all pictures in one folder, each named by its class and a number."""
+
+from crossalign.configs import Config
+from crossalign.datasets import ClassList, Tree, pictures_in
+
+CONFIG = Config(
+    "name-tags",
+    title="pictures whose file names tell the class",
+    tree="ROOT/\n  red-1.png red-2.png blue-1.png ...",
+    encoder="builtin",
+    templates=("a photo of a {}.", "a photo of something {}."),
+)
+
+
+def read(root, config):
+    paths = pictures_in(root)
+    tags = [path.stem.rsplit("-", 1)[0] for path in paths]
+    names = tuple(sorted(set(tags)))
+    return Tree(paths, [names.index(tag) for tag in tags], ClassList(keys=names, names=names))
