@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -9,12 +10,17 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from crossalign.cli import _common as common
+from crossalign.cli import _measuring as measuring
 from crossalign.errors import InputError
 
 if TYPE_CHECKING:
     from crossalign.configs import Config
     from crossalign.descriptions import Descriptions
     from crossalign.methods import Method
+
+
+EVEN = ("photo", "templates", "waffle")
+"""Prompts of which each class has the same number."""
 
 
 @click.command()
@@ -24,7 +30,17 @@ if TYPE_CHECKING:
 @click.option("--encoder", help="See `crossalign encoders` [default: the config's].")
 @click.option("--methods", help="Comma separated, or all; see `crossalign methods` [default: all that can run].")
 @click.option("--views", type=click.IntRange(1), help="Local views a picture [default: the config's].")
+@click.option("--budget", help="VIEWSxSENTENCES, such as 16x10: so many views, and at most so many prompts a class.")
+@click.option("--prompts", help="Give all methods these prompts: sentences, photo, shuffled, ...; see docs/ablate.md.")
 @click.option("--runs", type=click.IntRange(1), help="How often wca re-draws its views [default: the config's].")
+@click.option(
+    "--fresh-seeds",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Cut the views anew with so many seeds, and tell the noise of crops.",
+)
+@click.option("--calibration", is_flag=True, help="Measure the probabilities: calibration error and fitted temperature.")
 @click.option("--crop-scale", help="released (0.1,0.9), written (0.5,0.9; Places365 0.7,0.9) or LOW,HIGH.")
 @click.option("--descriptions", multiple=True, type=click.Path(), help="JSON {class: [text]}; may be repeated.")
 @click.option(
@@ -44,6 +60,7 @@ if TYPE_CHECKING:
 @common.seed_option
 @common.workers_option
 @common.device_option
+@common.runtime_options
 @common.store_option
 def command(**options: Any) -> None:
     """Measure methods on a dataset and print a table.
@@ -55,27 +72,28 @@ def command(**options: Any) -> None:
     Examples:
       crossalign evaluate --dataset oxford_pet --data-path data/pets
       crossalign evaluate --dataset folder --data-path my-photos --encoder builtin --descriptions my-classes.json
+      crossalign evaluate --dataset oxford_pet --data-path data/pets --fresh-seeds 5 --calibration --output pets.json
+      crossalign evaluate --dataset dtd --methods cupl,wca --budget 16x10 --prompts shuffled
       crossalign evaluate --dataset imagenet --encoder open_clip:ViT-B-16/openai --methods cupl,wca --output b16.json
       crossalign evaluate --dataset folder --data-path pets --config oxford_pet     # pets' names, templates, descriptions
     """
-    config = _config(options)
+    config, budget = _config(options)
     file, page = (common.check_output(options[key]) if options[key] else None for key in ("output", "report"))
-    descriptions = _descriptions(config, options["descriptions"])
-    methods = _methods(options["methods"], descriptions)
+    descriptions = measuring.read_descriptions(config, options["descriptions"])
+    methods = _methods(options["methods"], options["prompts"], descriptions)
 
     from crossalign.datasets import load_dataset
-    from crossalign.encoders import load_encoder
     from crossalign.evaluation import evaluate
     from crossalign.files import write_whole
     from crossalign.store import Store
-    from crossalign.tables import results_table
+    from crossalign.tables import results_table, sentences
 
     start = time.perf_counter()
     dataset = load_dataset(config, options["data_path"], download=options["download"], names=options["class_names"])
     if options["limit"]:
         dataset = dataset.limit(options["limit"])
     click.echo(f"{dataset.name}: {len(dataset.paths)} pictures, {len(dataset.class_names)} classes", err=True)
-    encoder = load_encoder(config.encoder, options["device"])
+    encoder = common.load_encoder(config.encoder, options)
     loading = round(time.perf_counter() - start, 3)
     done = evaluate(
         dataset,
@@ -87,62 +105,60 @@ def command(**options: Any) -> None:
         seed=options["seed"],
         form=options["form"],
         allow_missing=options["allow_missing"],
+        fresh_seeds=options["fresh_seeds"],
+        calibration=options["calibration"],
+        budget=budget,
         num_workers=options["num_workers"],
         progress=common.progress_bar,
     )
     done.timing = {"loading": loading} | done.timing
+    content = done.to_dict()
     if file:
-        write_whole(file, (common.to_json(done.to_dict()) + "\n").encode())
+        write_whole(file, (common.to_json(content) + "\n").encode())
     if page:
         from crossalign.report import methods_report
 
         write_whole(page, methods_report(done).encode())
-    click.echo(results_table([done.to_dict()]))
+    click.echo(results_table([content]))
+    for sentence in sentences(content):
+        click.echo(f"\n{sentence}")
     stages = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in done.timing.items())
-    click.echo(f"{stages}; {done.encoded} pictures encoded now, {len(dataset.paths) - done.encoded} kept before", err=True)
+    click.echo(f"{stages}; {done.encoded} pictures encoded now, {done.kept} kept before", err=True)
 
 
-def _config(options: dict[str, Any]) -> Config:
-    """Load the config and put what was given on the command line over it."""
-    from crossalign.configs import load_config
-
-    dataset, measured_as = options["dataset_name"], options["config_name"]
-    if dataset is None and measured_as is None:
-        raise InputError("no dataset given; name one with --dataset (see `crossalign datasets`)")
-    config = load_config(measured_as) if dataset is None else load_config(dataset, measured_as)
-    changes: dict[str, Any] = {key: options[key] for key in ("encoder", "views", "runs", "batch_size")}
-    changes["sampled_views"] = options["views"]
-    config = replace(config, **{key: value for key, value in changes.items() if value is not None})
-    return _with_crop_scale(config, options["crop_scale"])
-
-
-def _with_crop_scale(config: Config, text: str | None) -> Config:
-    if text is None:
-        return config
-    if text in ("released", "written"):
-        return replace(config, crop_scale=(0.1, 0.9) if text == "released" else config.crop_scale_written)
-    try:
-        low, high = (float(part) for part in text.split(","))
-    except ValueError:
-        raise InputError(f"--crop-scale is {text!r}, but must be released, written or two shares such as 0.1,0.9") from None
-    return replace(config, crop_scale=(low, high))
+def _config(options: dict[str, Any]) -> tuple[Config, int | None]:
+    """Load the config, put what was given on the command line over it, and take the budget of sentences out of --budget."""
+    config = measuring.dataset_config(options["dataset_name"], options["config_name"])
+    views, sentences = options["views"], None
+    if options["budget"] is not None:
+        if views is not None:
+            raise InputError(f"--budget {options['budget']} and --views {views} both say how many views; leave one out")
+        views, sentences = _budget(options["budget"])
+    changes: dict[str, Any] = {key: options[key] for key in ("encoder", "runs", "batch_size")}
+    changes |= {"views": views, "sampled_views": views}
+    if options["crop_scale"] is not None:
+        changes["crop_scale"] = measuring.read_crop_scale(options["crop_scale"], config)
+    return replace(config, **{key: value for key, value in changes.items() if value is not None}), sentences
 
 
-def _descriptions(config: Config, files: tuple[str, ...]) -> list[Descriptions]:
-    from crossalign.descriptions import bundled_descriptions, bundled_names, load_descriptions
-
-    if files:
-        return [load_descriptions(file) for file in files]
-    return [bundled_descriptions(config.descriptions)] if config.descriptions in bundled_names() else []
+def _budget(text: str) -> tuple[int, int]:
+    if not (found := re.fullmatch(r"([1-9]\d*)[xX]([1-9]\d*)", text.strip(), re.ASCII)):
+        raise InputError(f"--budget is {text!r}, but must be VIEWSxSENTENCES, both 1 or more, such as 16x10")
+    return int(found[1]), int(found[2])
 
 
-def _methods(names: str | None, descriptions: list[Descriptions]) -> list[Method]:
-    from crossalign.methods import pick_methods
+def _methods(names: str | None, source: str | None, descriptions: list[Descriptions]) -> list[Method]:
+    from crossalign.methods import pick_methods, with_prompts
 
     chosen = pick_methods([name.strip() for name in (names or "all").split(",")])
-    if descriptions or not (lacking := [method.name for method in chosen if method.needs_descriptions]):
-        return chosen
-    if names is not None:
+    if source is not None:
+        chosen = [with_prompts(method, source) for method in chosen]
+    lacking = [] if descriptions else [method.name for method in chosen if method.needs_descriptions]
+    if lacking and (names is not None or len(lacking) == len(chosen)):
         raise InputError(f"{', '.join(lacking)} need descriptions of the classes; give --descriptions FILE.json")
-    click.echo(f"left out, since no --descriptions were given: {', '.join(lacking)}", err=True)
-    return [method for method in chosen if not method.needs_descriptions]
+    uneven = [] if names or source in (None, *EVEN) else [method.name for method in chosen if method.matcher == "templates"]
+    if lacking:
+        click.echo(f"left out, since no --descriptions were given: {', '.join(lacking)}", err=True)
+    if uneven:
+        click.echo(f"left out, since they take as many prompts for each class: {', '.join(uneven)}", err=True)
+    return [method for method in chosen if method.name not in (*lacking, *uneven)]
