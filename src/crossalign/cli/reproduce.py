@@ -1,0 +1,102 @@
+"""`crossalign reproduce`: the paper's grid, published beside measured."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from crossalign.cli import _common as common
+from crossalign.errors import InputError
+
+if TYPE_CHECKING:
+    from crossalign.reproduction.grid import Cell
+
+
+@click.command()
+@click.option("--tables", default="1,2", show_default=True, help="1 (six datasets), 2 (shifted ImageNets), or both.")
+@click.option("--datasets", help="Comma separated [default: all of the tables].")
+@click.option("--encoder", "encoders", multiple=True, help="May be repeated [default: each table's CLIP encoders].")
+@click.option("--methods", help="Comma separated, or all [default: each table's].")
+@click.option("--data-root", default="data", show_default=True, type=click.Path(), help="Holds a folder a dataset.")
+@click.option(
+    "--descriptions",
+    multiple=True,
+    type=click.Path(),
+    help="NAME.json {class: [text]}, or a folder of them, or of folders of them; may be repeated [default: bundled].",
+)
+@click.option("--allow-missing", is_flag=True, help="The prompt stands for a class that --descriptions lack.")
+@click.option("--output", default="reproduction", show_default=True, type=click.Path(), help="Folder of the results.")
+@click.option("--limit", type=click.IntRange(1), help="Only that many pictures a dataset, spread evenly over it.")
+@click.option("--views", type=click.IntRange(1), help="Local views a picture [default: the configs'].")
+@click.option("--runs", type=click.IntRange(1), help="How often wca re-draws its views [default: the configs'].")
+@common.seed_option
+@common.workers_option
+@common.device_option
+@common.store_option
+def command(**options: Any) -> None:
+    """Run the paper's grid on the datasets that are there; print published beside measured.
+
+    Writes reproduction.md, reproduction.tex and a results file a dataset and encoder into the output folder. A second call
+    reads the results files that were made in the same way, so a stopped one goes on where it was.
+
+    \b
+    Examples:
+      crossalign reproduce --data-root data --descriptions cupl
+      crossalign reproduce --tables 1 --datasets dtd,oxford_pet --encoder open_clip:ViT-B-32/openai
+      crossalign reproduce --datasets dtd --encoder builtin --limit 100 --output quick
+
+    Exit code: 0 if all that is there ran, 1 if some of it failed, 2 if nothing could run.
+    """
+    cells = _cells(options)
+    descriptions = tuple(Path(path) for path in options["descriptions"])
+    output = Path(options["output"])
+    if output.exists() and not output.is_dir():
+        raise InputError(f"output {str(output)!r} is a file; name a folder")
+
+    from crossalign.files import write_whole
+    from crossalign.reproduction import report
+    from crossalign.reproduction.grid import Settings, run_grid
+    from crossalign.reproduction.sources import check_descriptions
+
+    check_descriptions(descriptions, [cell.config for cell in cells])
+    same = ("allow_missing", "seed", "limit", "device", "num_workers", "store")
+    settings = Settings(Path(options["data_root"]), output, descriptions, **{key: options[key] for key in same})
+    outcome = run_grid(cells, settings, say=lambda line: click.echo(line, err=True), progress=common.progress_bar)
+    if not outcome.done:
+        raise InputError("\n".join(["nothing could run:", *(f"- {why}" for why in report.not_measured(outcome))]))
+    called = shlex.join(["crossalign", *sys.argv[1:]])
+    text = report.markdown(outcome, called)
+    write_whole(output / "reproduction.md", text.encode())
+    write_whole(output / "reproduction.tex", report.latex(outcome, called).encode())
+    click.echo(text, nl=False)
+    if outcome.failed:
+        sys.exit(1)
+
+
+def _cells(options: dict[str, Any]) -> list[Cell]:
+    from crossalign.configs import load_config
+    from crossalign.methods import pick_methods
+    from crossalign.reproduction.grid import plan
+    from crossalign.reproduction.published import TABLES, published_table
+
+    numbers = _words(options["tables"])
+    if unknown := [number for number in numbers if number not in map(str, TABLES)]:
+        raise InputError(f"table {unknown[0]!r} is unknown; --tables takes 1, 2 or 1,2")
+    tables = [published_table(number) for number in TABLES if str(number) in numbers]
+    known = [name for table in tables for name in table.pictures]
+    names = [load_config(name).name for name in _words(options["datasets"])] if options["datasets"] else known
+    if unknown := [name for name in names if name not in known]:
+        raise InputError(
+            f"dataset {unknown[0]!r} is not in the tables asked, which have {', '.join(known)}; name one of these"
+        )
+    methods = [method.name for method in pick_methods(_words(options["methods"]))] if options["methods"] else ()
+    configs = [load_config(name) for name in known if name in names]
+    return plan(tables, configs, options["encoders"], methods, views=options["views"], runs=options["runs"])
+
+
+def _words(text: str) -> list[str]:
+    return [word.strip() for word in text.split(",")]
