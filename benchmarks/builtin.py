@@ -43,7 +43,7 @@ def logits(encoder: Conse, dataset: ImageDataset) -> tuple[torch.Tensor, float]:
 
 def accuracy(encoder: Conse, dataset: ImageDataset, class_logits: torch.Tensor) -> float:
     texts = encoder.encode_texts([PHOTO.format(name) for name in dataset.class_names])
-    hits = (encoder.mix(class_logits) @ texts.T).argmax(1) == torch.tensor(dataset.labels)
+    hits = (encoder.finish(class_logits) @ texts.T).argmax(1) == torch.tensor(dataset.labels)
     return 100 * hits.float().mean().item()
 
 

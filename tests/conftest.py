@@ -17,9 +17,24 @@ def pytest_collection_modifyitems(items):
                 item.add_marker(pytest.mark.skip(reason=f"the measuring data is not at {DATA}"))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def shared_cache(tmp_path_factory):
+    """A cache for what is made once for all tests and workers, and for fixtures that live longer than a test."""
+    base = tmp_path_factory.getbasetemp()
+    cache = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "shared-cache"
+    cache.mkdir(exist_ok=True)
+    os.environ["CROSSALIGN_CACHE"] = str(cache)
+    return cache
+
+
 @pytest.fixture(autouse=True)
-def _own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("CROSSALIGN_CACHE", str(tmp_path / "cache"))
+def _own_cache(shared_cache, tmp_path_factory, monkeypatch):
+    """Give each test features of its own; what depends on the encoder alone is shared."""
+    cache = tmp_path_factory.mktemp("cache")
+    for name in ("anchors", "towers"):
+        (shared_cache / name).mkdir(exist_ok=True)
+        (cache / name).symlink_to(shared_cache / name)
+    monkeypatch.setenv("CROSSALIGN_CACHE", str(cache))
 
 
 @pytest.fixture(scope="session")

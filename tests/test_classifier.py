@@ -236,7 +236,7 @@ def test_every_method_classifies(make, method):
     classify = make(method=method)
     found = classify(PATHS)
     assert sum(result.label == truth for result, truth in zip(found, SHOWN.values(), strict=True)) >= 3
-    assert (classify.recipe.count == 2) == (method == "wca")
+    assert (classify.recipe.count == 2) == METHODS[method].cross
 
 
 def cosine(a, b):

@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from conftest import PHOTOS
+from crossalign.methods import METHODS
 
-VERBS = ("classify", "datasets", "demo", "describe", "encoders", "evaluate", "explain", "methods", "serve", "table")
+VERBS = tuple("ablate classify datasets demo describe encoders evaluate explain methods reproduce serve table".split())  # noqa: SIM905
 SCRIPT = Path(sys.executable).with_name("crossalign")
 
 
@@ -127,7 +128,7 @@ def test_classify_takes_a_list_a_pattern_and_a_labels_file(photos, tmp_path):
         (["photo.jpg", "--labels", "cat,,dog"], "label number 2 is empty"),
         (["*.nothing", "--labels", "a,b"], "no file matches '*.nothing'"),
         (["photo.jpg", "--labels", "a,b", "--json", "--csv"], "exclude each other"),
-        (["photo.jpg", "--labels", "a,b", "--method", "wcb"], "unknown method wcb; known are clip"),
+        (["photo.jpg", "--labels", "a,b", "--method", "wcb"], "unknown method wcb, did you mean wca? known are clip"),
         (["photo.jpg", "--labels", "a,b", "--encoder", "clip"], "encoder 'clip' names no known backend"),
         (["photo.jpg", "--labels", "a,b", "--device", "cuda:77"], "device 'cuda:77' is not there"),
         (["photo.jpg", "--labels", "a,b", "--descriptions", "none.json"], "'none.json'"),
@@ -177,7 +178,7 @@ def test_evaluate_prints_a_table_and_writes_results(evaluated):
     }
     assert content["views"] == {"count": 4, "crop_scale": [0.1, 0.9], "sampled": 4, "runs": 3}
     by_method = {row["method"]: row for row in content["results"]}
-    assert list(by_method) == ["clip", "clip-e", "clip-d", "waffle", "cupl", "wca"]
+    assert list(by_method) == list(METHODS)
     for row in by_method.values():
         assert 0 <= row["ci95"][0] <= row["top1"] <= row["ci95"][1] <= 100
         assert row["top1"] <= row["top5"] == 100  # four classes
@@ -188,7 +189,7 @@ def test_evaluate_prints_a_table_and_writes_results(evaluated):
     assert set(content["timing"]) == {"loading", "texts", "views", "scoring"}
     assert content["versions"]["crossalign"]
     assert "evaluate --dataset folder" in content["command"]
-    assert done.stdout.count("\n") == 8
+    assert sum(line.startswith("|") for line in done.stdout.splitlines()) == 2 + len(by_method)
     assert "4 pictures encoded now" in done.stderr
     assert "scoring" in done.stderr
 

@@ -154,7 +154,7 @@ def test_the_builtin_encoder_knows_a_cat_and_a_cup_of_coffee(builtin):
 
 def test_conse_is_the_convex_combination(builtin):
     logits = torch.randn(2, 1000) * 4
-    for row, logit in zip(builtin.mix(logits), logits, strict=True):
+    for row, logit in zip(builtin.finish(logits), logits, strict=True):
         p = logit.double().softmax(0)
         top = p.argsort(descending=True)[: builtin.settings.top_k]
         mixed = sum(p[i] * builtin._anchors[i].double() for i in top)

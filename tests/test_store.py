@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from crossalign.errors import InputError
-from crossalign.files import write_whole
-from crossalign.store import SCHEMA, Store, store_root
+from crossalign.files import cache_root, write_whole
+from crossalign.store import SCHEMA, Store
 
 KEY = {"kind": "views", "encoder": "abc", "recipe": {"count": 3, "crop_scale": [0.1, 0.9]}}
 TENSORS = {
@@ -91,7 +91,7 @@ def test_any_folder_name_will_do(tmp_path, name):
 def test_the_given_folder_goes_before_the_variable_and_that_before_the_platforms(tmp_path, monkeypatch):
     monkeypatch.setenv("CROSSALIGN_CACHE", str(tmp_path / "variable"))
     assert Store(tmp_path / "given").root == tmp_path / "given"
-    assert Store().root == store_root() == tmp_path / "variable"
+    assert Store().root == cache_root() == tmp_path / "variable"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other platforms have their cache elsewhere")
@@ -101,10 +101,10 @@ def test_without_the_variable_it_is_the_users_cache(tmp_path, monkeypatch, varia
     if variable is not None:
         monkeypatch.setenv("CROSSALIGN_CACHE", variable)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert store_root() == tmp_path / "xdg" / "crossalign"
+    assert cache_root() == tmp_path / "xdg" / "crossalign"
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    assert store_root() == tmp_path / "home" / ".cache" / "crossalign"
+    assert cache_root() == tmp_path / "home" / ".cache" / "crossalign"
 
 
 # Damage

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from crossalign.adaptive import Rounds, encode_until_settled, settled
 from crossalign.alignment import FORMS, Form
 from crossalign.configs import load_config
 from crossalign.descriptions import (
@@ -25,10 +28,12 @@ from crossalign.descriptions import (
 from crossalign.encoders import Encoder, load_encoder
 from crossalign.errors import InputError
 from crossalign.features import encode_views, ordered_map, text_features
-from crossalign.methods import class_scores, pick_methods, text_bank
+from crossalign.methods import class_scores, pick_methods, text_bank, view_weights
 from crossalign.prompts import prompt_inputs
 from crossalign.store import Store
 from crossalign.views import ImageLike, ViewRecipe, cut_views, read_image
+
+Boxes = np.ndarray[Any, np.dtype[np.int64]]
 
 
 @dataclass(frozen=True)
@@ -52,11 +57,13 @@ class Classification:
         image: the picture's path, or None if it came as pixels.
         predictions: best first; empty if there was an error.
         error: why the picture has no label, or None.
+        views: how many local views were looked at, or None if there was an error.
     """
 
     image: str | None
     predictions: tuple[Prediction, ...]
     error: str | None = None
+    views: int | None = None
 
     @property
     def label(self) -> str | None:
@@ -97,11 +104,15 @@ class Classifier:
         method: str = "wca",
         *,
         domain: str = "",
-        views: int | None = None,
+        views: int | Literal["adaptive"] | None = None,
+        max_views: int = Rounds.max_views,
+        confidence: float = Rounds.confidence,
         crop_scale: tuple[float, float] | None = None,
         seed: int = 0,
         form: Form = "released",
         device: str = "auto",
+        runtime: str = "auto",
+        precision: str | None = None,
         num_workers: int = 2,
         store: Store | None = None,
     ):
@@ -114,11 +125,15 @@ class Classifier:
             encoder: a spec for `load_encoder`, or an encoder.
             method: see `crossalign methods`.
             domain: what kind of thing all labels are, such as "pet"; it goes into the sentences.
-            views: local views a picture; by default the `folder` config's.
+            views: local views a picture, by default the `folder` config's; or "adaptive" for no more than each picture's
+                answer takes, see `adaptive`.
+            max_views, confidence: of adaptive views: the most a picture gets, and how likely its answer is to be the one
+                that all of them would give.
             crop_scale: (lo, hi), a view's side as a share of the shorter side; by default the `folder` config's.
             seed: of boxes and random descriptors. A picture's boxes depend on it and on its size, not on its neighbours.
             form: of the score, "released" or "paper".
             device: where to compute.
+            runtime, precision: of an encoder that is given by its spec; see `load_encoder`.
             num_workers: threads that decode and cut.
             store: keeps the labels' features between runs, if given.
 
@@ -137,11 +152,19 @@ class Classifier:
         self.image_scale = config.image_scale
         self._batch_size = config.batch_size
         self._workers = num_workers
-        count = config.views if views is None else views
+        self.rounds = Rounds(max_views, confidence) if views == "adaptive" else None
+        if self.rounds and not self.method.draws_views:
+            raise InputError(
+                f"method {method} has no adaptive views, since its score is no weighted mean over local views; "
+                "use wca or mean-views, or a number of views"
+            )
+        count = max_views if views == "adaptive" else config.views if views is None else views
         if self.method.cross and count < 1:
             raise InputError(f"method {method} needs at least one view, but views is {count}")
         self.recipe = ViewRecipe(count if self.method.cross else 0, crop_scale or config.crop_scale, seed)
-        self.encoder = load_encoder(encoder, device) if isinstance(encoder, str) else encoder
+        if isinstance(encoder, str):
+            encoder = load_encoder(encoder, device, runtime=runtime, precision=precision)
+        self.encoder = encoder
         inputs = prompt_inputs(
             self.labels,
             descriptions=[_descriptions(descriptions, self.labels, config.templates)],
@@ -173,7 +196,13 @@ class Classifier:
             yield self.result(image, features, top_k)
 
     def encode(self, images: Iterable[ImageLike]) -> Iterator[tuple[ImageLike, Tensor | InputError]]:
-        """Yield each picture with the (1 + M, D) features of its views, or with the reason why it cannot be read."""
+        """Yield each picture with the (1 + M, D) features of its views, or with the reason why it cannot be read.
+
+        With adaptive views M is what the picture took.
+        """
+        if self.rounds:
+            yield from self._encode_adaptively(images, self.rounds)
+            return
 
         def cut(image: ImageLike) -> tuple[ImageLike, Tensor | InputError]:
             try:
@@ -188,12 +217,37 @@ class Classifier:
             for image, views in batch:
                 yield image, views if isinstance(views, InputError) else next(features)
 
+    def _encode_adaptively(
+        self, images: Iterable[ImageLike], rounds: Rounds
+    ) -> Iterator[tuple[ImageLike, Tensor | InputError]]:
+        texts = F.normalize(self.bank.pooled, dim=-1) if self.form == "released" else self.bank.pooled
+
+        def read(image: ImageLike) -> tuple[ImageLike, tuple[Tensor, Boxes, Tensor] | InputError]:
+            try:
+                pixels = read_image(image)
+            except InputError as error:
+                return image, error
+            boxes = self.recipe.boxes(*pixels.shape[1:])
+            first = replace(self.recipe, count=rounds.counts[0])
+            return image, (pixels, boxes, cut_views(pixels, first, self.encoder.preprocessing))
+
+        def enough(features: Tensor) -> bool:
+            whole, views = features[None, 0], features[None, 1:]
+            weights = view_weights(self.method, self.bank, whole, views, image_scale=self.image_scale)
+            return bool(settled(views, weights, texts, rounds))
+
+        for image, cut in ordered_map(read, images, self._workers, ahead=2 * self._batch_size):
+            if isinstance(cut, InputError):
+                yield image, cut
+            else:
+                yield image, encode_until_settled(*cut, self.encoder, rounds, enough)
+
     def result(self, image: ImageLike, features: Tensor | InputError, top_k: int = 3) -> Classification:
         """Turn what `encode` yields into a picture's classification."""
         name = str(image) if isinstance(image, (str, os.PathLike)) else None
         if isinstance(features, InputError):
             return Classification(name, (), str(features))
-        return Classification(name, self.rank(self.score(features[None])[0], top_k))
+        return Classification(name, self.rank(self.score(features[None])[0], top_k), views=len(features) - 1)
 
     def cut(self, image: Tensor) -> Tensor:
         """Cut a picture's views: (3, H, W) uint8 to (1 + M, 3, *size) uint8, the whole image first."""
@@ -202,7 +256,15 @@ class Classifier:
     def score(self, features: Tensor) -> Tensor:
         """Score all labels: (B, 1 + M, D) features of views, as `cut` orders them, to (B, C)."""
         whole, local = features[:, 0], features[:, 1:]
-        return class_scores(self.method, self.bank, whole, local, image_scale=self.image_scale, form=self.form)
+        return class_scores(
+            self.method,
+            self.bank,
+            whole,
+            local,
+            image_scale=self.image_scale,
+            form=self.form,
+            logit_scale=self.encoder.logit_scale,
+        )
 
     def rank(self, scores: Tensor, top_k: int = 3) -> tuple[Prediction, ...]:
         """Turn a picture's scores (C,) into its best `top_k` predictions."""

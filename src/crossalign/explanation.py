@@ -14,6 +14,7 @@ from crossalign import alignment
 from crossalign.classifier import Classifier, Prediction
 from crossalign.errors import InputError
 from crossalign.features import encode_views
+from crossalign.methods import METHODS, Method, view_weights
 from crossalign.views import ImageLike, read_image
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -175,6 +176,20 @@ class Explanation:
         }
 
 
+def check_explainable(method: Method) -> None:
+    """Refuse a method whose score is no sum over views and descriptions.
+
+    Raises:
+        InputError: it is one.
+    """
+    if not method.explainable:
+        can = ", ".join(other.name for other in METHODS.values() if other.explainable)
+        raise InputError(
+            f"method {method.name} has no explanation, since its score is no sum over views and descriptions; "
+            f"take one of {can}"
+        )
+
+
 def explain(
     classify: Classifier, image: ImageLike, top_k: int = 3, *, also: Sequence[str] = (), features: Tensor | None = None
 ) -> Explanation:
@@ -188,10 +203,12 @@ def explain(
         features: (1 + M, D) of the picture's views as `Classifier.cut` orders them, if they are known already.
 
     Raises:
-        InputError: the picture cannot be read, or there is no runner-up among `top_k` labels.
+        InputError: the picture cannot be read, there is no runner-up among `top_k` labels, or the method's score is no sum
+            over views and descriptions.
     """
     if top_k < 2:
         raise InputError(f"top_k is {top_k}, but an explanation sets the best label against the next; take 2 or more")
+    check_explainable(classify.method)
     pixels = read_image(image)
     height, width = pixels.shape[1:]
     if features is None:
@@ -199,10 +216,10 @@ def explain(
     ranked = classify.rank(classify.score(features[None])[0], len(classify.labels))
     chosen = [p for rank, p in enumerate(ranked) if rank < top_k or p.label in also]
     whole, views = features[None, 0], features[None, 1:]
-    boxes = classify.recipe.boxes(height, width)
+    boxes = classify.recipe.boxes(height, width)[: len(features) - 1]
     if not classify.method.cross:
         views, boxes = whole[:, None], np.array([[0, 0, width, height]])
-    weights = alignment.view_weights(views, whole, classify.image_scale)
+    weights = view_weights(classify.method, classify.bank, whole, views, image_scale=classify.image_scale)
     norm = alignment.pool_views(views, weights).norm().item() if classify.form == "released" else 1.0
     return Explanation(
         classify.method.name,

@@ -98,17 +98,18 @@ def image_features(
     Raises:
         InputError: a picture cannot be read, or the store not written. Finished shards stay.
     """
-    shards = store.open(
-        {
-            "kind": "views",
-            "version": RECIPE_VERSION,
-            "encoder": encoder.fingerprint,
-            "pictures": dataset.pictures_fingerprint,
-            "recipe": asdict(recipe),
-            "shard_images": shard_images,
-            "dtype": "float16",
-        }
-    )
+    key = {
+        "kind": "views",
+        "version": RECIPE_VERSION,
+        "encoder": encoder.fingerprint,
+        "pictures": dataset.pictures_fingerprint,
+        "recipe": asdict(recipe),
+        "shard_images": shard_images,
+        "dtype": "float16",
+    }
+    if name := getattr(encoder, "runtime", None) and encoder.runtime.key:
+        key["runtime"] = name
+    shards = store.open(key)
     total = len(dataset.paths)
     starts = list(range(0, total, shard_images))
     missing = [shard for shard in range(len(starts)) if shards.read(shard) is None]

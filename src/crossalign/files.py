@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Where kept files live, and how they appear whole or not at all."""
 
 from __future__ import annotations
 
@@ -7,7 +7,14 @@ from contextlib import suppress
 from pathlib import Path
 from uuid import uuid4
 
+from platformdirs import user_cache_path
+
 from crossalign.errors import InputError
+
+
+def cache_root(folder: str | Path | None = None) -> Path:
+    """Say where features and exported models live: the given folder, else $CROSSALIGN_CACHE, else the user's cache."""
+    return Path(folder or os.environ.get("CROSSALIGN_CACHE") or user_cache_path("crossalign"))
 
 
 def write_whole(path: Path, content: bytes) -> None:

@@ -8,27 +8,25 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from platformdirs import user_cache_path
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
 from crossalign.errors import InputError
-from crossalign.files import write_whole
+from crossalign.files import cache_root, write_whole
 
 SCHEMA = 1
-
-
-def store_root(folder: str | Path | None = None) -> Path:
-    """Say where features live: the given folder, else $CROSSALIGN_CACHE, else the platform's user cache folder."""
-    return Path(folder or os.environ.get("CROSSALIGN_CACHE") or user_cache_path("crossalign"))
+TOWERS = "towers"
+_PART = r"\..+\.[0-9a-f]{32}\.part"
+_OF_FEATURES = rf"manifest\.json|shard-\d{{5,}}\.safetensors|{_PART}"
+_OF_TOWERS = rf".+\.(xml|bin)|check-[0-9a-f]+\.json|{_PART}"
 
 
 @dataclass(frozen=True)
@@ -46,7 +44,7 @@ class ShardFolder:
     def read(self, shard: int) -> dict[str, Tensor] | None:
         """Read a shard; None if it is missing, damaged or made of something else."""
         try:
-            with safe_open(self._path(shard), framework="pt") as file:
+            with safe_open(self.path(shard), framework="pt") as file:
                 metadata = file.metadata() or {}
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except (OSError, SafetensorError):
@@ -56,9 +54,15 @@ class ShardFolder:
     def write(self, shard: int, tensors: Mapping[str, Tensor]) -> None:
         """Write a shard whole."""
         tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
-        write_whole(self._path(shard), save(tensors, self._metadata(shard, tensors)))
+        write_whole(self.path(shard), save(tensors, self._metadata(shard, tensors)))
 
-    def _path(self, shard: int) -> Path:
+    def numbers(self) -> list[int]:
+        """List the shards that lie there, whole or damaged, in order."""
+        names = (re.fullmatch(r"shard-(\d{5,})\.safetensors", file.name) for file in self.folder.iterdir())
+        return sorted(int(name[1]) for name in names if name)
+
+    def path(self, shard: int) -> Path:
+        """Name a shard's file."""
         return self.folder / f"shard-{shard:05d}.safetensors"
 
     def _metadata(self, shard: int, tensors: Mapping[str, Tensor]) -> dict[str, str]:
@@ -69,11 +73,31 @@ class ShardFolder:
         return {"key": self.digest, "shard": str(shard), "content": hasher.hexdigest()}
 
 
+@dataclass(frozen=True)
+class KeptSet:
+    """What lies in one folder of a store: features, or exported towers.
+
+    Attributes:
+        kind: views, texts, anchors or towers.
+        shards: its folder, and the digest that names it.
+        key: what it was made of; None if its manifest is missing or damaged, and for towers, which have none.
+    """
+
+    kind: str
+    shards: ShardFolder
+    key: dict[str, Any] | None
+
+    def files(self) -> list[Path]:
+        """List its files, also those that a killed process left half written; foreign files are none of it."""
+        kept = re.compile(_OF_TOWERS if self.kind == TOWERS else _OF_FEATURES)
+        return sorted(file for file in self.shards.folder.iterdir() if kept.fullmatch(file.name) and file.is_file())
+
+
 class Store:
     """A folder of feature sets, one subfolder a key."""
 
     def __init__(self, root: str | Path | None = None):
-        self.root = store_root(root)
+        self.root = cache_root(root)
 
     def open(self, key: Mapping[str, Any]) -> ShardFolder:
         """Find or begin the shards of a key: plain JSON that holds all that the features depend on.
@@ -81,8 +105,7 @@ class Store:
         Raises:
             InputError: the store was written by a newer version, or cannot be written.
         """
-        text = json.dumps(key, sort_keys=True)
-        digest = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+        digest = digest_of(key)
         folder = self.root / str(key["kind"]) / digest
         manifest = folder / "manifest.json"
         try:
@@ -94,3 +117,29 @@ class Store:
         if schema != SCHEMA:
             raise InputError(f"{str(folder)!r} has schema {schema}, this version reads {SCHEMA}; use another --store")
         return ShardFolder(folder, digest)
+
+    def sets(self) -> list[KeptSet]:
+        """List what is kept, by kind and digest.
+
+        Raises:
+            InputError: the folder cannot be read.
+        """
+        try:
+            folders = sorted(folder for folder in self.root.glob("*/*") if re.fullmatch(r"[0-9a-f]{16,}", folder.name))
+            found = [KeptSet(f.parent.name, ShardFolder(f, f.name), _key(f)) for f in folders if f.is_dir()]
+            return [kept for kept in found if kept.files()]
+        except OSError as error:
+            raise InputError(f"store {str(self.root)!r} cannot be read ({error.strerror}); name another --store") from None
+
+
+def digest_of(key: Mapping[str, Any]) -> str:
+    """Digest a key: the name of its folder."""
+    return hashlib.blake2b(json.dumps(key, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+
+def _key(folder: Path) -> dict[str, Any] | None:
+    try:
+        key = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["key"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return key if isinstance(key, dict) and digest_of(key) == folder.name else None

@@ -156,7 +156,7 @@ class Page:
                 self._write = gr.Button("Have the LLM write some", size="sm", visible=self._llm is not None)
             self._domain = gr.Textbox("", label="Kind of thing that all labels are", placeholder="pet", max_lines=1)
         with gr.Accordion("Method", open=False):
-            methods = [(f"{m.name}: {m.summary}", m.name) for m in METHODS.values()]
+            methods = [(f"{m.name}: {m.summary}", m.name) for m in METHODS.values() if m.explainable]
             self._method = gr.Dropdown(methods, value="wca", label="Method", elem_id="method")
             most = min(100, self._engine.limits.views)
             self._views = gr.Slider(1, most, min(60, most), step=1, label="Local views a picture (wca)")

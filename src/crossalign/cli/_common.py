@@ -6,17 +6,20 @@ import csv
 import glob
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from crossalign.cli._progress import show_progress
 from crossalign.datasets import PICTURE_SUFFIXES
 from crossalign.errors import InputError
 
 if TYPE_CHECKING:
-    from tqdm import tqdm
+    from crossalign.encoders import Encoder
+    from crossalign.features import ProgressBar
 
 device_option = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
 seed_option = click.option(
@@ -25,6 +28,58 @@ seed_option = click.option(
 workers_option = click.option(
     "--num-workers", "--num_workers", default=2, show_default=True, type=click.IntRange(0), help="Decoding threads."
 )
+_RUNTIME_OPTIONS = (
+    click.option(
+        "--runtime",
+        type=click.Choice(["auto", "torch", "openvino"]),
+        default="auto",
+        show_default=True,
+        help="What computes the image tower; auto: the fastest that agrees with torch in f32.",
+    ),
+    click.option(
+        "--precision",
+        type=click.Choice(["f32", "bf16", "int8"]),
+        help="Of the image tower [default: the fastest of f32 and bf16 that agrees with f32].",
+    ),
+    click.option(
+        "--calibrate", type=click.Path(), help="Folder of pictures for int8 to measure its ranges on [default: examples]."
+    ),
+)
+
+
+def runtime_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add --runtime, --precision and --calibrate to a command."""
+    for option in reversed(_RUNTIME_OPTIONS):
+        command = option(command)
+    return command
+
+
+def taken(settings: dict[str, Any]) -> dict[str, Any]:
+    """Take out of a command's settings what `load_encoder` needs of them."""
+    return {key: settings.pop(key) for key in ("device", "runtime", "precision", "calibrate")}
+
+
+def load_encoder(spec: str, options: Mapping[str, Any]) -> Encoder:
+    """Load an encoder as `device_option` and `runtime_options` say, and say what computes it."""
+    from crossalign import encoders
+
+    calibrate = options["calibrate"]
+    if calibrate and options["precision"] != "int8":
+        raise InputError(f"--calibrate {calibrate} is of use with --precision int8 alone; add that or leave it out")
+    encoder = encoders.load_encoder(
+        spec,
+        options["device"],
+        runtime=options["runtime"],
+        precision=options["precision"],
+        calibration=find_pictures([calibrate]) if calibrate else (),
+    )
+    runtime = getattr(encoder, "runtime", None)
+    if runtime and runtime.key:
+        check = f"lowest cosine to float32 {runtime.cosine:.4f}, {runtime.milliseconds:.1f} ms a view in its self-check"
+        click.echo(f"{encoder.name} runs on {runtime.engine} in {runtime.precision} ({check})", err=True)
+    return encoder
+
+
 store_option = click.option(
     "--store", type=click.Path(), help="Where features are kept [default: $CROSSALIGN_CACHE, else the user's cache]."
 )
@@ -37,11 +92,18 @@ form_option = click.option(
 )
 
 
-def progress_bar(total: int, what: str) -> tqdm[Any]:
-    """Show rate and time left on standard error."""
-    from tqdm import tqdm
+def count_or_adaptive(value: str) -> int | str:
+    """Read a number of views from 1 on, or the word adaptive."""
+    if value == "adaptive":
+        return value
+    if not value.isdecimal() or int(value) < 1:
+        raise click.BadParameter(f"{value!r} must be a whole number from 1 on, or adaptive")
+    return int(value)
 
-    return tqdm(total=total, unit=f" {what}", file=sys.stderr, dynamic_ncols=True, mininterval=0.5)
+
+def progress_bar(total: int, what: str) -> AbstractContextManager[ProgressBar]:
+    """Show rate and time left on standard error: a bar on a terminal, and else a line at most every ten seconds."""
+    return show_progress(total, what)
 
 
 def read_labels(labels: str | None, labels_file: str | None) -> list[str]:

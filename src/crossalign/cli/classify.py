@@ -29,7 +29,20 @@ if TYPE_CHECKING:
 @click.option("--method", default="wca", show_default=True, help="See `crossalign methods`.")
 @click.option("--encoder", default="builtin", show_default=True, help="See `crossalign encoders`.")
 @click.option("--domain", default="", help='What kind of thing all labels are, such as "pet".')
-@click.option("--views", type=click.IntRange(1), help="Local views a picture [default: 60].")
+@click.option(
+    "--views",
+    type=common.count_or_adaptive,
+    metavar="COUNT|adaptive",
+    help="Local views a picture, or adaptive: as many as its answer takes [default: 60].",
+)
+@click.option(
+    "--max-views", type=click.IntRange(1), help="The most views that a picture gets with --views adaptive [default: 60]."
+)
+@click.option(
+    "--confidence",
+    type=click.FloatRange(0.5, 1, max_open=True),
+    help="With --views adaptive: how likely an answer is to be that of all the views [default: 0.99].",
+)
 @click.option("--top-k", default=3, show_default=True, type=click.IntRange(1), help="Labels shown a picture.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
 @click.option("--csv", "as_csv", is_flag=True, help="Print CSV, one row a picture and label.")
@@ -38,6 +51,7 @@ if TYPE_CHECKING:
 @common.seed_option
 @common.workers_option
 @common.device_option
+@common.runtime_options
 @click.pass_context
 def command(
     ctx: click.Context,
@@ -61,17 +75,28 @@ def command(
       crossalign classify cat.jpg --labels "cat,dog,cup of coffee"
       crossalign classify holiday/ --labels-file labels.txt --csv > labels.csv
       crossalign classify holiday/ --labels-file labels.txt --report report.html
+      crossalign classify holiday/ --labels-file labels.txt --views adaptive     # about a third of the work
       find . -name "*.jpg" | crossalign classify - --labels "beach,forest,city" --json
     """
     if as_json and as_csv:
         raise click.UsageError("--json and --csv exclude each other; give one of them")
+    for option in ("max_views", "confidence"):
+        if settings[option] is None:
+            del settings[option]
+        elif settings["views"] != "adaptive":
+            raise click.UsageError(f"--{option.replace('_', '-')} belongs to --views adaptive; add that or leave it out")
     names = common.read_labels(labels, labels_file)
     pictures = common.find_pictures(paths)
     page = common.check_output(report) if report else None
 
     from crossalign.classifier import Classifier
 
-    classify = Classifier(names, **settings)
+    encoder = common.load_encoder(settings.pop("encoder"), common.taken(settings))
+    classify = Classifier(names, encoder=encoder, **settings)
+    if page is not None:
+        from crossalign.explanation import check_explainable
+
+        check_explainable(classify.method)
     rows: list[ReportedPicture] | None = None if page is None else []
     failed = 0
     with common.progress_bar(len(pictures), "pictures") as bar:

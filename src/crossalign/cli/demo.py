@@ -78,7 +78,7 @@ def command(device: str) -> None:
             dataset,
             encoder,
             load_config("folder"),
-            list(METHODS.values()),
+            [METHODS[name] for name in ("clip", "clip-e", "clip-d", "waffle", "cupl", "wca")],
             descriptions=[descriptions],
             store=Store(store),
             progress=common.progress_bar,

@@ -46,6 +46,7 @@ POSITIVE = click.FloatRange(0, min_open=True)
 @click.option("--timeout", default=120.0, show_default=True, type=POSITIVE, help="Seconds a request.")
 @common.workers_option
 @common.device_option
+@common.runtime_options
 def command(**options: Any) -> None:
     """Serve a web page at / and an API at /v1, with its documentation at /docs.
 
@@ -122,7 +123,6 @@ def _listen(host: str, port: int) -> socket.socket:
 
 
 def _engine(options: dict[str, Any]) -> Engine:
-    from crossalign.encoders import load_encoder
     from crossalign.serving import Engine, Limits
 
     limits = Limits(
@@ -133,7 +133,7 @@ def _engine(options: dict[str, Any]) -> Engine:
         queue=options["queue"],
         seconds=options["timeout"],
     )
-    encoder = load_encoder(options["encoder"], options["device"])
+    encoder = common.load_encoder(options["encoder"], options)
     return Engine(encoder, limits, num_workers=max(1, options["num_workers"]))
 
 

@@ -1,4 +1,7 @@
-"""Image and text into one joint space: `load_encoder("backend:spec")`, one module of this package a backend."""
+"""Image and text into one joint space: `load_encoder("backend:spec")`, one module of this package a backend.
+
+Installed packages add backends through entry points of the group "crossalign.encoders".
+"""
 
 from __future__ import annotations
 
@@ -11,8 +14,12 @@ import torch
 from torch import Tensor
 
 from crossalign.encoders._memory import keep_freed_memory
+from crossalign.encoders._packages import check, check_reference, load_added
+from crossalign.encoders._runtime import Runtime, Tower, pick_runtime
 from crossalign.errors import InputError
-from crossalign.views import Preprocessing
+from crossalign.files import cache_root
+from crossalign.plugins import Plugins
+from crossalign.views import ImageLike, Preprocessing
 
 
 class Encoder(Protocol):
@@ -22,9 +29,13 @@ class Encoder(Protocol):
         name: the spec that loads it again, such as "open_clip:ViT-B-32/openai".
         width: D, of the joint space.
         logit_scale: what cosines are multiplied with before a softmax over classes.
-        fingerprint: hex digest of the weights and of all that changes a feature.
+        fingerprint: hex digest of the weights and of all that changes a feature, but for the runtime.
+        tower: the image side's model, pixels to its raw outputs.
+        runtime: how the tower is computed.
         preprocessing: how it wants its pixels.
         device: where it computes.
+
+    A package's encoder may leave out tower, finish and runtime together: then it is computed by its own `encode_images`.
     """
 
     name: str
@@ -33,6 +44,12 @@ class Encoder(Protocol):
     fingerprint: str
     preprocessing: Preprocessing
     device: torch.device
+    tower: Tower
+    runtime: Runtime
+
+    def finish(self, outputs: Tensor) -> Tensor:
+        """Turn the tower's outputs (B, E) into (B, D) normalised features."""
+        ...
 
     def encode_images(self, pixels: Tensor) -> Tensor:
         """Encode (B, 3, *size) pixels, uint8 or float in [0, 1], to (B, D) normalised float32 features on the CPU."""
@@ -43,30 +60,66 @@ class Encoder(Protocol):
         ...
 
 
-def load_encoder(spec: str, device: str = "auto") -> Encoder:
+def load_encoder(
+    spec: str,
+    device: str = "auto",
+    *,
+    runtime: str = "torch",
+    precision: str | None = "f32",
+    calibration: Sequence[ImageLike] = (),
+) -> Encoder:
     """Load an encoder: "builtin", "builtin:lite0", "open_clip:ViT-B-32/openai", "open_clip:ViT-B-32//path/to/weights.pt".
 
     Args:
         spec: the backend's name, then after a colon what that backend is to load.
         device: "auto" takes a GPU where there is one; else any name that torch knows, such as "cpu" or "cuda:1".
+        runtime: what computes the image tower: "torch", "openvino" (on a CPU) or "auto".
+        precision: "f32", "bf16", "int8", or None for the fastest whose features agree with torch's in f32: on views of
+            photos every cosine is 0.999 or more. int8 is never taken unless it is named.
+        calibration: pictures on which int8 measures the ranges of its numbers; by default photos inside scikit-image.
 
     Raises:
-        InputError: no such backend or model, its weights cannot be reached, or the device is not there.
+        InputError: no such backend, model or runtime, its weights cannot be reached, or the device is not there.
     """
     backend, _, rest = spec.partition(":")
-    if backend not in backends():
+    ADDED.refuse(backend)
+    if backend not in _own() and backend not in ADDED:
         raise InputError(f"encoder {spec!r} names no known backend; known are {', '.join(backends())}")
-    module = importlib.import_module(f"{__name__}.{backend}")
     chosen = pick_device(device)
     if chosen.type == "cpu":
         keep_freed_memory()
-    encoder: Encoder = module.load(rest, chosen)
+    encoder: Encoder
+    if backend in ADDED:
+        encoder = load_added(ADDED, spec, chosen)
+    else:
+        encoder = importlib.import_module(f"{__name__}.{backend}").load(rest, chosen)
+    if getattr(encoder, "tower", None) is None:
+        check_reference(encoder, runtime, precision)
+        return encoder
+    encoder.runtime = pick_runtime(
+        encoder.tower,
+        encoder.finish,
+        encoder.fingerprint,
+        chosen,
+        engine=runtime,
+        precision=precision,
+        calibration=calibration,
+        folder=cache_root(),
+    )
     return encoder
 
 
 def backends() -> list[str]:
-    """List the backends: the modules of this package that are not helpers."""
+    """List the backends: the modules of this package that are not helpers, and those of other packages."""
+    return [*_own(), *ADDED.usable()]
+
+
+def _own() -> list[str]:
     return sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
+
+
+ADDED = Plugins("crossalign.encoders", "encoder", _own, check)
+"""What packages add: functions load(spec, device)."""
 
 
 def pick_device(device: str) -> torch.device:

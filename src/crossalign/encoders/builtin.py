@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -24,9 +25,11 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from crossalign.datasets._classes import class_list
+from crossalign.encoders._runtime import Tower, reference
 from crossalign.encoders._texts import encode_distinct
 from crossalign.encoders._weights import digest
 from crossalign.errors import InputError
+from crossalign.store import Store
 from crossalign.views import Preprocessing
 
 
@@ -58,11 +61,13 @@ class Conse:
         self.name = f"builtin:{settings.classifier}"
         self.device = device
         # Depthwise convolutions are slow in torch's default layout.
-        self._classifier = _classifier(settings.classifier).to(device).to(memory_format=torch.channels_last).eval()
+        classifier = _classifier(settings.classifier).to(device).to(memory_format=torch.channels_last).eval()
         self._tokenizer, self._text = _sentence_model()
         self._text = self._text.to(device).eval()
         self.preprocessing = Preprocessing((settings.size,) * 2, (127 / 255,) * 3, (128 / 255,) * 3)
-        self.fingerprint = digest([self._classifier, self._text], settings, self.preprocessing)
+        self.fingerprint = digest([classifier, self._text], settings, self.preprocessing)
+        self.tower = Tower(classifier, self.preprocessing, channels_last=True)
+        self.runtime = reference(self.tower, device)
         self.use(settings)
         self.width = self._anchors.shape[1]
 
@@ -70,20 +75,32 @@ class Conse:
         """Take k, temperature, anchor prompt and logit scale from other settings; classifier and size stay."""
         self.settings = settings
         self.logit_scale = settings.logit_scale
-        self._anchors = self.encode_texts([settings.anchor_prompt.format(name) for name in class_list("imagenet").names])
+        self._anchors = self._kept_anchors()
+
+    def _kept_anchors(self) -> Tensor:
+        """Encode the names of ImageNet's classes, unless that was done before: it takes longer than a picture."""
+        prompts = [self.settings.anchor_prompt.format(name) for name in class_list("imagenet").names]
+        try:
+            shards = Store().open({"kind": "anchors", "encoder": self.fingerprint, "prompts": prompts})
+        except InputError:  # A cache that cannot be used is no reason not to classify.
+            return self.encode_texts(prompts)
+        kept = shards.read(0)
+        if kept is None:
+            kept = {"anchors": self.encode_texts(prompts)}
+            with suppress(InputError):
+                shards.write(0, kept)
+        return kept["anchors"]
 
     def encode_images(self, pixels: Tensor) -> Tensor:
         """Encode (B, 3, *size) pixels to (B, 384) normalised float32 features."""
-        return self.mix(self.classify(pixels))
+        return self.finish(self.classify(pixels))
 
-    @torch.inference_mode()
     def classify(self, pixels: Tensor) -> Tensor:
         """Give the ImageNet logits of (B, 3, *size) pixels: (B, 1000) on the CPU."""
-        pixels = self.preprocessing.normalise(pixels.to(self.device))
-        logits: Tensor = self._classifier(pixels.contiguous(memory_format=torch.channels_last))
-        return logits.float().cpu()
+        return self.runtime.run(pixels)
 
-    def mix(self, logits: Tensor) -> Tensor:
+    @torch.inference_mode()
+    def finish(self, logits: Tensor) -> Tensor:
         """Mix the anchors of the most probable classes: (B, 1000) logits to (B, 384) normalised features."""
         probabilities = (logits / self.settings.temperature).softmax(-1)
         top, classes = probabilities.topk(self.settings.top_k, dim=-1)

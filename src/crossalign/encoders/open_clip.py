@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import logging
+import os
 import socket
 import warnings
 from collections.abc import Iterator, Sequence
@@ -20,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from crossalign.encoders._runtime import Tower, reference
 from crossalign.encoders._texts import encode_distinct
 from crossalign.encoders._weights import digest
 from crossalign.errors import InputError
@@ -39,12 +41,16 @@ class OpenClip:
         self.logit_scale = float(model.logit_scale.exp())
         self.width = int(self.encode_texts(["a"]).shape[1])
         self.fingerprint = digest([self._model], self.preprocessing)
+        self.tower = Tower(_Images(self._model), self.preprocessing)
+        self.runtime = reference(self.tower, device)
 
-    @torch.inference_mode()
     def encode_images(self, pixels: Tensor) -> Tensor:
         """Encode (B, 3, *size) pixels to (B, D) normalised float32 features."""
-        pixels = self.preprocessing.normalise(pixels.to(self.device))
-        return self._model.encode_image(pixels, normalize=True).float().cpu()  # type: ignore[no-any-return]
+        return self.finish(self.runtime.run(pixels))
+
+    def finish(self, outputs: Tensor) -> Tensor:
+        """Give the tower's outputs (B, D) as they are: the tower has normalised them."""
+        return outputs
 
     @torch.inference_mode()
     def encode_texts(self, texts: Sequence[str]) -> Tensor:
@@ -92,6 +98,18 @@ class OpenClip:
         return int(self._tokenizer.eot_token_id)
 
 
+class _Images(nn.Module):
+    """The image side of an open_clip model, as a module of its own."""
+
+    def __init__(self, model: Any):
+        super().__init__()
+        self.model = model
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        features: Tensor = self.model.encode_image(pixels, normalize=True)
+        return features
+
+
 def load(spec: str, device: torch.device) -> OpenClip:
     """Load ARCH/PRETRAINED.
 
@@ -121,7 +139,7 @@ def load(spec: str, device: torch.device) -> OpenClip:
 
 def _create(open_clip: Any, arch: str, pretrained: str | None) -> nn.Module:
     try:
-        with _quiet_hub():
+        with _quiet_hub(), _weights_alone():
             model: nn.Module = open_clip.create_model(arch, pretrained=pretrained)
     except Exception as error:
         # Hubs, caches and checkpoints fail in many types; whatever it was, the ways out are the same.
@@ -150,6 +168,23 @@ def _quiet_hub() -> Iterator[None]:
     finally:
         logging.disable(logging.NOTSET)
         constants.HF_HUB_OFFLINE = offline
+
+
+@contextmanager
+def _weights_alone() -> Iterator[None]:
+    """Let torch unpickle weights and nothing that runs code.
+
+    open_clip asks for that too, but loads a file again by torch's default if the first time ends in a TypeError, which a
+    file can bring about; and an environment variable that many set for old programs makes that default the unsafe one.
+    """
+    force = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
+    before = {name: os.environ.pop(name, None) for name in (force, "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD")}
+    os.environ[force] = "1"
+    try:
+        yield
+    finally:
+        del os.environ[force]
+        os.environ.update({name: value for name, value in before.items() if value is not None})
 
 
 def _preprocessing(config: dict[str, Any]) -> Preprocessing:

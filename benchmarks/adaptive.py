@@ -1,0 +1,111 @@
+"""Compare adaptive views with all 60: agreement, top-1 and mean views over the confidence asked for.
+
+    python benchmarks/adaptive.py --data ../shared/data
+
+The embedded encoder in float32 on two sets. Features of all 60 views come from the store, and are encoded first if it has
+none; the sequential test then sees them round by round, as it does when classifying.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from tabulate import tabulate
+from torch import Tensor
+
+from crossalign.adaptive import Rounds, settled
+from crossalign.configs import load_config
+from crossalign.datasets import load_dataset
+from crossalign.descriptions import bundled_descriptions
+from crossalign.encoders import Encoder, load_encoder
+from crossalign.features import image_features, text_features
+from crossalign.methods import METHODS, class_scores, text_bank, view_weights
+from crossalign.prompts import prompt_inputs
+from crossalign.statistics import paired_interval, wilson_interval
+from crossalign.store import Store
+from crossalign.views import ViewRecipe
+
+SETS = {"oxford_pets370": "oxford_pet", "imagenet_sample1000": "imagenet"}
+CONFIDENCES = (0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999)
+WCA = METHODS["wca"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--seed", type=int, nargs="+", default=[0])
+    parser.add_argument("--runtime", default="torch")
+    options = parser.parse_args()
+    encoder = load_encoder("builtin", runtime=options.runtime)
+    header = ["set", "seed", "confidence", "mean views", "same answer %", "top-1 %", "95 % interval", "minus all views"]
+    rows = [
+        [folder, seed, *row]
+        for folder, config in SETS.items()
+        for seed in options.seed
+        for row in curve(options.data / folder, config, encoder, seed)
+    ]
+    print(tabulate(rows, header, tablefmt="github", disable_numparse=True))
+
+
+def curve(folder: Path, config_name: str, encoder: Encoder, seed: int) -> list[list[str]]:
+    """Measure one set: a row a confidence, and one for all views."""
+    config = load_config("folder", config_name)
+    dataset = load_dataset(config, folder)
+    inputs = prompt_inputs(
+        dataset.class_names,
+        dataset.aliases,
+        [bundled_descriptions(config.descriptions)],
+        templates=config.templates,
+        domain=config.domain,
+        seed=seed,
+    )
+    store = Store()
+    bank = text_bank(WCA, inputs, lambda texts: text_features(texts, encoder, store), config.text_scale)
+    shards = list(image_features(dataset, encoder, ViewRecipe(config.views, config.crop_scale, seed), store))
+    whole = torch.cat([features for _, features, _ in shards]).float()
+    views = torch.cat([features for *_, features in shards]).float()
+
+    def answers(part: Tensor, seen: Tensor) -> Tensor:
+        return class_scores(WCA, bank, part, seen, image_scale=config.image_scale).argmax(1)
+
+    labels = torch.tensor(dataset.labels)
+    texts = F.normalize(bank.pooled, dim=-1)
+    all_views = answers(whole, views)
+    rows = []
+    for confidence in CONFIDENCES:
+        rounds = Rounds(config.views, confidence)
+        found, used = all_views.clone(), torch.full_like(labels, config.views)
+        open_ones = torch.arange(len(labels))
+        for count in rounds.counts:
+            part, seen = whole[open_ones], views[open_ones, :count]
+            weights = view_weights(WCA, bank, part, seen, image_scale=config.image_scale)
+            # In parts, for the (pictures, views, classes) similarities of a thousand classes would be gigabytes.
+            pairs = zip(seen.split(64), weights.split(64), strict=True)
+            stop = torch.cat([settled(*pair, texts, rounds) for pair in pairs])
+            found[open_ones[stop]] = answers(part[stop], seen[stop])
+            used[open_ones[stop]] = count
+            open_ones = open_ones[~stop]
+            if not len(open_ones):
+                break
+        rows.append([f"{confidence:g}", *_row(found, used, all_views, labels)])
+    return [*rows, ["all views", *_row(all_views, torch.full_like(labels, config.views), all_views, labels)]]
+
+
+def _row(found: Tensor, used: Tensor, all_views: Tensor, labels: Tensor) -> list[str]:
+    right, before = found == labels, all_views == labels
+    low, high = wilson_interval(int(right.sum()), len(labels))
+    difference = [100 * value for value in paired_interval(before.numpy(), right.numpy())]
+    return [
+        f"{used.float().mean():.1f}",
+        f"{100 * (found == all_views).float().mean():.2f}",
+        f"{100 * right.float().mean():.2f}",
+        f"{100 * low:.2f} to {100 * high:.2f}",
+        "{:+.2f} ({:+.2f} to {:+.2f})".format(*difference),
+    ]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,174 @@
+"""Image towers in OpenVINO: exported once through torch.export, kept, and compiled for this machine's CPU."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import logging
+import os
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from crossalign.encoders._runtime import Tower
+
+# OpenVINO and NNCF report their use over the network if this package can be imported; without it both go on silently.
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+
+
+def precisions() -> list[str]:
+    """List what OpenVINO can compute in here; empty if it is not installed."""
+    if importlib.util.find_spec("openvino") is None:
+        return []
+    fast = ["bf16"] if "BF16" in _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES") else []
+    return ["f32", *fast, *(["int8"] if importlib.util.find_spec("nncf") else [])]
+
+
+def hint(precision: str | None) -> str:
+    """Say how to get a precision that is not there."""
+    missing = [name for name in ("openvino", "nncf") if importlib.util.find_spec(name) is None]
+    if not missing or (precision != "int8" and "openvino" not in missing):
+        return ""
+    return f"; run `pip install {' '.join(missing)}`"
+
+
+def machine() -> list[str]:
+    """Name what compiled towers depend on: version and processor."""
+    if importlib.util.find_spec("openvino") is None:
+        return []
+    import openvino
+
+    return [str(openvino.__version__), str(_core().get_property("CPU", "FULL_DEVICE_NAME"))]
+
+
+def file_of(folder: Path, calibration: str) -> Path:
+    """Name the file of a tower's export; calibration is the digest of the views for int8, or empty."""
+    return folder / (f"int8-{calibration}.xml" if calibration else "float32.xml")
+
+
+def content(file: Path) -> str:
+    """Digest an export, so that a damaged one is told from the one that was checked; empty if there is none."""
+    parts = [file, file.with_suffix(".bin")]
+    if not all(part.exists() for part in parts):
+        return ""
+    hasher = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        hasher.update(part.read_bytes())
+    return hasher.hexdigest()
+
+
+def load(tower: Tower, precision: str, file: Path, calibration: Tensor | None) -> Callable[[Tensor], Tensor]:
+    """Compile a tower, exporting it first if its file is not there.
+
+    Args:
+        tower: what to compute.
+        precision: one of `precisions()`.
+        file: see `file_of`.
+        calibration: (B, 3, *size) uint8 views to measure the ranges for int8 on.
+
+    Returns:
+        What computes (B, 3, *size) pixels to (B, E) float32. It rounds float pixels in [0, 1] to 8 bits.
+    """
+    if calibration is None:
+        model = _kept(file, lambda: _export(tower))
+    else:
+        whole = file_of(file.parent, "")
+        model = _kept(file, lambda: _quantise(_kept(whole, lambda: _export(tower)), tower, calibration))
+    compiled = _core().compile_model(
+        model,
+        "CPU",
+        {
+            # What int8 leaves in floats may be as coarse as it is.
+            "INFERENCE_PRECISION_HINT": "bf16" if precision != "f32" and "bf16" in precisions() else "f32",
+            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+            "PERFORMANCE_HINT": "LATENCY",
+        },
+    )
+
+    def run(pixels: Tensor) -> Tensor:
+        if pixels.dtype != torch.uint8:
+            pixels = (pixels.clamp(0, 1) * 255).round().to(torch.uint8)
+        return torch.from_numpy(compiled(pixels.contiguous().numpy())[0].copy())
+
+    return run
+
+
+def _export(tower: Tower) -> Any:
+    from openvino.frontend import FrontEndManager
+    from openvino.frontend.pytorch.fx_decoder import TorchFXPythonDecoder
+
+    example = torch.zeros((2, 3, *tower.preprocessing.size), dtype=torch.uint8)
+    with torch.no_grad(), _quiet():
+        program = torch.export.export(tower, (example,), dynamic_shapes=({0: torch.export.Dim("views", min=1, max=4096)},))
+        # The decoder must outlive the conversion, which reads from it.
+        decoder = TorchFXPythonDecoder.from_exported_program(program)
+        frontend = FrontEndManager().load_by_framework("pytorch")
+        model = frontend.convert(frontend.load(decoder))
+    model.reshape([-1, 3, *tower.preprocessing.size])
+    return model
+
+
+def _quantise(model: Any, tower: Tower, views: Tensor) -> Any:
+    # NNCF draws its bars on standard output, where a command's results go.
+    with _quiet(), redirect_stdout(sys.stderr):
+        import nncf
+
+        attends = any(
+            isinstance(layer, nn.MultiheadAttention) or "Attention" in type(layer).__name__ for layer in tower.modules()
+        )
+        return nncf.quantize(
+            model.clone(),
+            nncf.Dataset([view[None].numpy() for view in views]),
+            preset=nncf.QuantizationPreset.MIXED,
+            subset_size=len(views),
+            model_type=nncf.ModelType.TRANSFORMER if attends else None,
+        )
+
+
+def _kept(file: Path, make: Callable[[], Any]) -> Any:
+    """Read a model from its file, or make it and keep it there; a folder that cannot be written keeps nothing."""
+    import openvino
+
+    try:
+        return _core().read_model(file)
+    except RuntimeError:
+        model = make()
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=file.parent) as folder:
+            fresh = Path(folder) / file.name
+            openvino.save_model(model, fresh, compress_to_fp16=False)
+            # The weights first: a model without them would be taken for a whole one.
+            for suffix in (".bin", ".xml"):
+                os.replace(fresh.with_suffix(suffix), file.with_suffix(suffix))
+    except (OSError, RuntimeError):
+        pass
+    return model
+
+
+@lru_cache(maxsize=1)
+def _core() -> Any:
+    import openvino
+
+    return openvino.Core()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Hold back what the exporters log and warn of; whether the outcome is right is measured afterwards."""
+    logging.disable(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(logging.NOTSET)
