@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
+import stat
 import warnings
+from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 from torch import Tensor
 
 from crossalign.configs import check_crop_scale
@@ -20,9 +25,22 @@ ImageLike = str | Path | Image.Image | np.ndarray[Any, Any]
 LONGEST = 32
 """The longer side over the shorter, up to which a picture is resized whole."""
 
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What sets a picture upright, by its EXIF orientation."""
+
 # `read_image` refuses what PIL only warns of, by itself: turning the warning into an error for a moment would change the
 # process's filters, and pictures are read in several threads.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+# What PIL warns of in broken EXIF names no file and changes no pixel.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 
 @dataclass(frozen=True)
@@ -105,7 +123,13 @@ class ViewRecipe:
         """
         generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence((self.seed, index))))
         # Three numbers a view, so that the boxes of a shorter list begin a longer one.
-        share, x, y = generator.random((self.count, 3)).T
+        return self.place(generator.random((self.count, 3)), height, width)
+
+    def place(
+        self, numbers: np.ndarray[Any, np.dtype[np.float64]], height: int, width: int
+    ) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """Turn numbers in [0, 1), (M, 3) for side, left and top, into boxes (M, 4) in a picture of that size."""
+        share, x, y = numbers.T
         low, high = self.crop_scale
         side = np.maximum((low + (high - low) * share) * min(height, width), 1).astype(np.int64)
         left, top = (x * (width - side + 1)).astype(np.int64), (y * (height - side + 1)).astype(np.int64)
@@ -117,7 +141,16 @@ def cut_views(image: Tensor, recipe: ViewRecipe, preprocessing: Preprocessing, i
     boxes = recipe.boxes(image.shape[1], image.shape[2], index)
     views = torch.empty((1 + len(boxes), 3, *preprocessing.size), dtype=torch.uint8)
     views[0] = preprocessing.fit(image)
-    for view, (left, top, right, bottom) in zip(views[1:], boxes.tolist(), strict=True):
+    cut_boxes(image, boxes, preprocessing, out=views[1:])
+    return views
+
+
+def cut_boxes(
+    image: Tensor, boxes: np.ndarray[Any, np.dtype[np.int64]], preprocessing: Preprocessing, out: Tensor | None = None
+) -> Tensor:
+    """Cut what is inside boxes (M, 4) out of a (3, H, W) uint8 picture: (M, 3, *size) uint8, into `out` if given."""
+    views = torch.empty((len(boxes), 3, *preprocessing.size), dtype=torch.uint8) if out is None else out
+    for view, (left, top, right, bottom) in zip(views, boxes.tolist(), strict=True):
         view.copy_(preprocessing.fit(image[:, top:bottom, left:right]))
     return views
 
@@ -148,9 +181,14 @@ def read_image(
         return _to_tensor(_from_array(source))
     called = f"picture {name or str(source)!r}" if name or isinstance(source, (str, Path)) else "the picture"
     try:
+        if isinstance(source, (str, Path)):
+            _check_file(called, source)
         if isinstance(source, Image.Image):
             return _to_tensor(source)
-        with Image.open(source, formats=formats) as image:
+        with _open(called, source, formats) as image:
+            if image.format == "EPS":
+                # PIL would hand the program that the file is to Ghostscript, whatever its name ends in.
+                raise InputError(f"{called} cannot be read (it is PostScript, which is run); replace it or leave it out")
             _check_pixels(called, image.size, max_pixels or Image.MAX_IMAGE_PIXELS)
             return _to_tensor(image)
     except FileNotFoundError:
@@ -162,9 +200,46 @@ def read_image(
         raise InputError(f"{called} cannot be read (its content is {kinds}); replace it or leave it out") from None
     except InputError:
         raise
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+    except Exception as error:
+        # PIL's decoders fail on broken files in many types, RuntimeError among them.
         reason = " ".join(str(error).split()) or type(error).__name__
         raise InputError(f"{called} cannot be read ({reason}); replace it or leave it out") from None
+
+
+def _open(called: str, source: str | Path | BinaryIO, formats: tuple[str, ...] | None) -> Image.Image:
+    try:
+        return Image.open(source, formats=formats)
+    except UnidentifiedImageError:
+        if formats is None and _reads_heif():
+            return Image.open(source)
+        if formats is None and _is_heic(source):
+            raise InputError(
+                f"{called} cannot be read (its content is HEIC); run `pip install pillow-heif`, or leave it out"
+            ) from None
+        raise
+
+
+@lru_cache(maxsize=1)
+def _reads_heif() -> bool:
+    """Plug HEIC, the pictures of many telephones, into PIL where the package for it is installed."""
+    if importlib.util.find_spec("pillow_heif") is None:
+        return False
+    importlib.import_module("pillow_heif").register_heif_opener()
+    return True
+
+
+def _is_heic(source: str | Path | BinaryIO) -> bool:
+    """Look at a file's first bytes: a box of the type "ftyp", and in it the brand."""
+    with nullcontext(source) if not isinstance(source, (str, Path)) else open(source, "rb") as file:
+        file.seek(0)
+        return file.read(12)[4:] in (b"ftypheic", b"ftypheix", b"ftypheim", b"ftyphevc")
+
+
+def _check_file(called: str, path: str | Path) -> None:
+    """Refuse what is no file before it is opened: a pipe that nobody writes to would be waited for without end."""
+    mode = os.stat(path).st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise InputError(f"{called} is no regular file; save it as one")
 
 
 def _check_pixels(called: str, size: tuple[int, int], most: int | None) -> None:
@@ -189,7 +264,7 @@ def _from_array(array: np.ndarray[Any, Any]) -> Image.Image:
 
 
 def _to_tensor(image: Image.Image) -> Tensor:
-    image = ImageOps.exif_transpose(image)
+    image = _upright(image)
     if image.mode.startswith("I") or image.mode == "F":
         image = _from_deep(image)
     if "A" in image.mode or "a" in image.mode or "transparency" in image.info:
@@ -201,10 +276,21 @@ def _to_tensor(image: Image.Image) -> Tensor:
     return pixels.permute(2, 0, 1)
 
 
+def _upright(image: Image.Image) -> Image.Image:
+    """Turn a picture as its EXIF says. Broken EXIF says nothing, also where only what stands beside the turn is broken."""
+    image.load()
+    try:
+        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:
+        return image
+    return image if turn is None else image.transpose(turn)
+
+
 def _from_deep(image: Image.Image) -> Image.Image:
     """Bring 16-bit, 32-bit and float greyscale to 8 bits; PIL's own conversion clips them to white."""
     values = np.asarray(image).astype(np.float64)
-    highest = values.max(initial=0)
+    highest = values[np.isfinite(values)].max(initial=0)
+    values = np.nan_to_num(values, nan=0, posinf=highest, neginf=0)
     if image.mode == "F" and highest <= 1:
         white = 1.0
     else:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import io
+import logging
 import pkgutil
 import sys
 import warnings
@@ -11,7 +13,11 @@ from typing import Any
 import click
 
 from crossalign import __version__
+from crossalign.cli._interruption import Interrupted, quick_end
+from crossalign.cli._logging import open_log
 from crossalign.errors import InputError
+
+log = logging.getLogger("crossalign")
 
 
 class Verbs(click.Group):
@@ -29,11 +35,27 @@ class Verbs(click.Group):
         return command
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run a verb; no traceback for what the user can mend."""
+        """Run a verb; no traceback for what the user can mend or has stopped."""
         try:
-            return super().invoke(ctx)
+            with quick_end(lambda: ctx.invoked_subcommand):
+                result = super().invoke(ctx)
         except InputError as error:
+            log.error("%s", error, exc_info=True)
             raise _WrongInput(str(error)) from error
+        except Interrupted as error:
+            log.warning("%s", error.message)
+            raise
+        except (click.exceptions.Exit, click.ClickException) as error:
+            log.info("ended with exit code %d", error.exit_code)
+            raise
+        except (click.Abort, SystemExit) as error:
+            log.info("ended with exit code %s", getattr(error, "code", 1))
+            raise
+        except Exception:
+            log.exception("crossalign failed")
+            raise
+        log.info("done")
+        return result
 
 
 class _WrongInput(click.ClickException):
@@ -42,7 +64,12 @@ class _WrongInput(click.ClickException):
 
 @click.command(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__)
-def main() -> None:
+@click.option(
+    "--log-file",
+    type=click.Path(dir_okay=False),
+    help="Append warnings, errors with their tracebacks and progress to this file; stands before the verb.",
+)
+def main(log_file: str | None) -> None:
     """Training-free, explainable image classification with vision-language models.
 
     A picture is looked at through many local views, a class is described in many sentences, and the weighted similarity
@@ -53,9 +80,21 @@ def main() -> None:
       crossalign demo
       crossalign classify photos/ --labels "cat,dog,cup of coffee"
       crossalign evaluate --dataset folder --data-path photos-by-class/ --encoder builtin
+      crossalign --log-file run.log evaluate --dataset folder --data-path photos-by-class/
     """
+    if log_file is not None:
+        open_log(log_file, sys.argv[1:])
+    _keep_odd_names()
     warnings.showwarning = _one_line
 
 
 def _one_line(message: Warning | str, *_: Any, **__: Any) -> None:
     print(f"Warning: {message}", file=sys.stderr)
+    log.warning("%s", message)
+
+
+def _keep_odd_names() -> None:
+    """Print a file name that is no text in the terminal's encoding as the bytes that it is, rather than fail."""
+    for stream in (sys.stdin, sys.stdout):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="surrogateescape")
