@@ -16,7 +16,7 @@ import pytest
 from conftest import PHOTOS
 from crossalign.methods import METHODS
 
-VERBS = tuple("ablate classify datasets demo describe encoders evaluate explain methods reproduce serve table".split())  # noqa: SIM905
+VERBS = tuple("ablate classify datasets demo describe encoders evaluate explain methods reproduce serve store table".split())  # noqa: SIM905
 SCRIPT = Path(sys.executable).with_name("crossalign")
 
 

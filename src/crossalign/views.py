@@ -14,11 +14,13 @@ from typing import Any, BinaryIO, Literal
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import ExifTags, Image, UnidentifiedImageError
 from torch import Tensor
 
 from crossalign.configs import check_crop_scale
 from crossalign.errors import InputError
+from crossalign.resampling import KERNELS, resample
 
 ImageLike = str | Path | Image.Image | np.ndarray[Any, Any]
 
@@ -64,27 +66,23 @@ class Preprocessing:
 
     def fit(self, image: Tensor) -> Tensor:
         """Resize a (3, H, W) uint8 picture to (3, *size) uint8, as the encoder's own transform does."""
-        from torchvision.transforms.v2 import InterpolationMode, functional
-
-        mode = InterpolationMode(self.interpolation)
         height, width = self.size
         if self.resize == "squash":
-            return functional.resize(image, [height, width], mode, antialias=True)  # type: ignore[no-any-return]
+            return _resize(image, [height, width], self.interpolation)
         sides = (height / image.shape[1], width / image.shape[2])
         if self.resize == "longest":
             target = [max(1, round(side * min(sides))) for side in image.shape[1:]]
-            image = functional.resize(image, target, mode, antialias=True)
+            image = _resize(image, target, self.interpolation)
             top, left = (height - target[0]) // 2, (width - target[1]) // 2
-            padding = [left, top, width - target[1] - left, height - target[0] - top]
-            return functional.pad(image, padding, fill=self.fill)  # type: ignore[no-any-return]
+            padding = [left, width - target[1] - left, top, height - target[0] - top]
+            return F.pad(image, padding, value=self.fill)
         shorter = min(image.shape[1:])
         if max(image.shape[1:]) > LONGEST * shorter:
             # Only its centre will be left: whole, a thin strip would be blown up to gigabytes first.
-            image = functional.center_crop(image, [min(side, LONGEST * shorter) for side in image.shape[1:]])
+            image = _centre(image, [min(side, LONGEST * shorter) for side in image.shape[1:]])
         # Fractions of a pixel are cut, not rounded, as torchvision's Resize does.
         target = [max(1, int(side * max(sides) + 1e-6)) for side in image.shape[1:]]
-        image = functional.resize(image, target, mode, antialias=True)
-        return functional.center_crop(image, [height, width])  # type: ignore[no-any-return]
+        return _centre(_resize(image, target, self.interpolation), [height, width])
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """Turn (B, 3, H, W) pixels, uint8 in 0..255 or float in 0..1, into the encoder's float input."""
@@ -92,6 +90,24 @@ class Preprocessing:
         mean = torch.tensor(self.mean, device=pixels.device).view(3, 1, 1) * scale
         std = torch.tensor(self.std, device=pixels.device).view(3, 1, 1) * scale
         return (pixels.float() - mean) / std
+
+
+def _resize(image: Tensor, size: list[int], interpolation: str) -> Tensor:
+    """Resize (3, H, W) uint8, antialiased, as `torchvision.transforms.v2` does, whose import takes a second."""
+    if list(image.shape[1:]) == size:
+        return image
+    smooth: dict[str, Any] = {"mode": interpolation, "align_corners": False, "antialias": True}
+    if image.device.type == "cpu" and interpolation in ("bilinear", "bicubic"):
+        return F.interpolate(image[None], size, **smooth)[0]
+    if interpolation not in ("bilinear", "bicubic"):
+        smooth = {"mode": interpolation}
+    return F.interpolate(image[None].float(), size, **smooth)[0].round_().clamp_(0, 255).to(torch.uint8)
+
+
+def _centre(image: Tensor, size: list[int]) -> Tensor:
+    """Cut the middle out of (3, H, W)."""
+    top, left = (round((whole - part) / 2) for whole, part in zip(image.shape[1:], size, strict=True))
+    return image[:, top : top + size[0], left : left + size[1]]
 
 
 @dataclass(frozen=True)
@@ -139,7 +155,7 @@ class ViewRecipe:
 def cut_views(image: Tensor, recipe: ViewRecipe, preprocessing: Preprocessing, index: int = 0) -> Tensor:
     """Cut a picture's views: (3, H, W) uint8 to (1 + M, 3, *size) uint8, the whole image first."""
     boxes = recipe.boxes(image.shape[1], image.shape[2], index)
-    views = torch.empty((1 + len(boxes), 3, *preprocessing.size), dtype=torch.uint8)
+    views = torch.empty((1 + len(boxes), 3, *preprocessing.size), dtype=torch.uint8, device=image.device)
     views[0] = preprocessing.fit(image)
     cut_boxes(image, boxes, preprocessing, out=views[1:])
     return views
@@ -149,7 +165,10 @@ def cut_boxes(
     image: Tensor, boxes: np.ndarray[Any, np.dtype[np.int64]], preprocessing: Preprocessing, out: Tensor | None = None
 ) -> Tensor:
     """Cut what is inside boxes (M, 4) out of a (3, H, W) uint8 picture: (M, 3, *size) uint8, into `out` if given."""
-    views = torch.empty((len(boxes), 3, *preprocessing.size), dtype=torch.uint8) if out is None else out
+    views = torch.empty((len(boxes), 3, *preprocessing.size), dtype=torch.uint8, device=image.device) if out is None else out
+    height, width = preprocessing.size
+    if image.device.type != "cpu" and height == width and preprocessing.interpolation in KERNELS:
+        return views.copy_(resample(image, boxes, height, preprocessing.interpolation))
     for view, (left, top, right, bottom) in zip(views, boxes.tolist(), strict=True):
         view.copy_(preprocessing.fit(image[:, top:bottom, left:right]))
     return views

@@ -34,7 +34,7 @@ _RUNTIME_OPTIONS = (
         type=click.Choice(["auto", "torch", "openvino"]),
         default="auto",
         show_default=True,
-        help="What computes the image tower; auto: the fastest that agrees with torch in f32.",
+        help="What computes the image tower; auto: the fastest that agrees with torch in f32 (for a few pictures: torch).",
     ),
     click.option(
         "--precision",
@@ -137,7 +137,7 @@ def find_pictures(paths: Sequence[str]) -> list[str]:
         if path == "-":
             found += [line.rstrip("\n") for line in sys.stdin if line.strip()]
         elif Path(path).is_dir():
-            inside = sorted(str(p) for p in Path(path).rglob("*") if p.suffix.lower() in PICTURE_SUFFIXES)
+            inside = sorted(str(p) for p in Path(path).rglob("*") if p.suffix.lower() in PICTURE_SUFFIXES and not p.is_dir())
             if not inside:
                 raise InputError(f"folder {path!r} holds no pictures ({' '.join(PICTURE_SUFFIXES)}); name another")
             found += inside

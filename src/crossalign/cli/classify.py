@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from crossalign.classifier import Classification, Classifier
     from crossalign.report import ReportedPicture
 
+FEW = 16
+"""Pictures below which another runtime would take longer to start than it saves."""
+
 
 @click.command()
 @click.argument("paths", nargs=-1, required=True)
@@ -91,7 +94,10 @@ def command(
 
     from crossalign.classifier import Classifier
 
-    encoder = common.load_encoder(settings.pop("encoder"), common.taken(settings))
+    engine = common.taken(settings)
+    if len(pictures) < FEW and engine["runtime"] == "auto" and engine["precision"] in (None, "f32"):
+        engine["runtime"] = "torch"
+    encoder = common.load_encoder(settings.pop("encoder"), engine)
     classify = Classifier(names, encoder=encoder, **settings)
     if page is not None:
         from crossalign.explanation import check_explainable
@@ -143,19 +149,22 @@ def _write_report(page: Path, classify: Classifier, rows: Sequence[ReportedPictu
 
 def _print_json(results: Iterable[Classification]) -> None:
     lead = "["
-    for result in results:
-        print(f"{lead}\n{json.dumps(asdict(result), ensure_ascii=False)}", end="", flush=True)
-        lead = ","
-    print("\n]")
+    try:
+        for result in results:
+            print(f"{lead}\n{json.dumps(asdict(result), ensure_ascii=False)}", end="", flush=True)
+            lead = ","
+    finally:  # A run that is stopped leaves a list that can be read.
+        print("\n]" if lead == "," else "[]")
 
 
 def _print_csv(results: Iterable[Classification]) -> None:
     from crossalign.classifier import CSV_HEADER
 
-    table = csv.writer(sys.stdout, lineterminator="\n")
-    table.writerow(CSV_HEADER)
+    plain, quoted = (csv.writer(sys.stdout, lineterminator="\n", quoting=q) for q in (csv.QUOTE_MINIMAL, csv.QUOTE_ALL))
+    plain.writerow(CSV_HEADER)
     for result in results:
-        table.writerows(result.rows())
+        # Some versions of the csv module see that a carriage return needs quotes only if lines end in one.
+        (quoted if "\r" in str(result.image) else plain).writerows(result.rows())
         sys.stdout.flush()
 
 

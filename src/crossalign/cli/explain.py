@@ -42,7 +42,6 @@ MOST_REASONS = 5
 @common.form_option
 @common.seed_option
 @common.device_option
-@common.runtime_options
 def command(
     image: str,
     labels: str | None,
@@ -75,9 +74,10 @@ def command(
         raise InputError(f"the method {method!r} was given twice; name another one with --against, or leave that out")
 
     from crossalign.classifier import Classifier
+    from crossalign.encoders import load_encoder
     from crossalign.explanation import explain, explain_both
 
-    encoder = common.load_encoder(settings.pop("encoder"), common.taken(settings))
+    encoder = load_encoder(settings.pop("encoder"), settings["device"])
     classify = Classifier(names, method=method, encoder=encoder, **settings)
     rival = None
     if against is None:

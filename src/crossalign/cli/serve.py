@@ -166,5 +166,7 @@ def _run(app: FastAPI, listener: socket.socket, engine: Engine) -> None:
             await super().shutdown(sockets)
 
     config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2)
+    for handler in logging.getLogger("crossalign").handlers:
+        logging.getLogger("uvicorn").addHandler(handler)
     with suppress(KeyboardInterrupt):
         Server(config).run(sockets=[listener])

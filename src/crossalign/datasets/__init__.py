@@ -19,10 +19,10 @@ from crossalign.datasets._classes import ClassList as ClassList
 from crossalign.datasets._classes import class_list
 from crossalign.errors import InputError
 
-PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".heic")
 ClassNames = Literal["tidy", "published"]
 _FINGERPRINT_BYTES = 4096
-_UNCOMPRESSED = (".bmp", ".tif", ".tiff")
+_UNCOMPRESSED = (".bmp", ".tif", ".tiff", ".avif", ".heic")
 
 
 class Tree(NamedTuple):
