@@ -276,3 +276,19 @@ def test_a_store_keeps_the_labels_features(make, alone, tmp_path, monkeypatch):
     times = [file.stat().st_mtime_ns for file in kept]
     assert_same(make(store=Store(tmp_path))(PATHS), alone)
     assert [file.stat().st_mtime_ns for file in tmp_path.rglob("*.safetensors")] == times
+
+
+def test_a_large_jpeg_is_unpacked_smaller_where_no_view_needs_more(builtin, tmp_path):
+    photo = Image.open(CAT).convert("RGB").resize((2400, 1600))
+    photo.save(tmp_path / "large.jpg", quality=95)
+    assert read_image(tmp_path / "large.jpg", shortest=448).shape == (3, 800, 1200)
+    assert read_image(tmp_path / "large.jpg", shortest=401).shape == (3, 800, 1200)
+    assert read_image(tmp_path / "large.jpg", shortest=400).shape == (3, 400, 600)
+    assert read_image(tmp_path / "large.jpg").shape == (3, 1600, 2400)
+    photo.save(tmp_path / "large.png")
+    assert read_image(tmp_path / "large.png", shortest=400).shape == (3, 1600, 2400)
+    classify = Classifier(PAIR, encoder=builtin, method="clip")
+    ((_, features),) = classify.encode([tmp_path / "large.jpg"])
+    whole = builtin.preprocessing.fit(read_image(tmp_path / "large.jpg"))
+    assert float(builtin.encode_images(whole[None])[0] @ features[0]) > 0.99
+    assert Classifier(PAIR, encoder=builtin, views=2)._shortest == 4480

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
+from math import ceil
 from pathlib import Path
 from typing import Any, Literal
 
@@ -166,6 +167,9 @@ class Classifier:
         if isinstance(encoder, str):
             encoder = load_encoder(encoder, device, runtime=runtime, precision=precision)
         self.encoder = encoder
+        # Twice what the smallest view needs, so that resizing has enough to smooth over.
+        smallest = self.recipe.crop_scale[0] if self.method.cross else 1.0
+        self._shortest = ceil(2 * max(encoder.preprocessing.size) / smallest)
         inputs = prompt_inputs(
             self.labels,
             descriptions=[_descriptions(descriptions, self.labels, config.templates)],
@@ -207,7 +211,7 @@ class Classifier:
 
         def cut(image: ImageLike) -> tuple[ImageLike, Tensor | InputError]:
             try:
-                return image, self.cut(read_image(image))
+                return image, self.cut(read_image(image, shortest=self._shortest))
             except InputError as error:
                 return image, error
 
@@ -225,7 +229,7 @@ class Classifier:
 
         def read(image: ImageLike) -> tuple[ImageLike, tuple[Tensor, Boxes, Tensor] | InputError]:
             try:
-                pixels = read_image(image)
+                pixels = read_image(image, shortest=self._shortest)
             except InputError as error:
                 return image, error
             boxes = self.recipe.boxes(*pixels.shape[1:])
