@@ -43,7 +43,9 @@ def ablation_figure(ablation: Ablation) -> Figure:
     title = f"{ablation.full.method} on {dataset.name}, {len(dataset.paths)} pictures, {ablation.done.encoder.name}"
     width = 2 * EDGE + len(scales) * (LEFT + PANEL) + (len(scales) - 1) * BETWEEN
     wrapped = wrap(title, width - 2 * EDGE, BIG, bold=True)
-    top = EDGE + text_height(len(wrapped), BIG) + 0.35
+    # Beside a single panel the legend takes a line for every two of its entries.
+    legend_lines = 3 if len(scales) == 1 else 1
+    top = EDGE + text_height(len(wrapped), BIG) + 0.17 + 0.18 * legend_lines
     page = Page(width, top + len(forms) * (ABOVE + HEIGHT + BELOW) + EDGE)
     page.text(EDGE, EDGE, wrapped, BIG, weight="bold")
     whole = next((cell for cell in ablation.controls if cell.setting.method == WHOLE), None)
@@ -57,7 +59,7 @@ def ablation_figure(ablation: Ablation) -> Figure:
         _panel(axes, cells, whole if form == ablation.full.form else None, limits)
         axes.set_xlabel("number of views" if line == len(forms) - 1 else "", fontsize=SMALL, labelpad=2)
         axes.set_ylabel("top-1 accuracy, %; band: 95 %" if column == 0 else "", fontsize=SMALL, labelpad=2)
-    _legend(page, ablation, whole, top - 0.3)
+    _legend(page, ablation, whole, top - 0.12 - 0.18 * legend_lines, columns=2 if len(scales) == 1 else 5)
     return page.figure
 
 
@@ -98,7 +100,7 @@ def _limits(cells: list[Cell], whole: Cell | None) -> tuple[float, float]:
     return low - room, high + room
 
 
-def _legend(page: Page, ablation: Ablation, whole: Cell | None, top: float) -> None:
+def _legend(page: Page, ablation: Ablation, whole: Cell | None, top: float, columns: int) -> None:
     names = list(dict.fromkeys(weighting(cell.setting) for cell in ablation.cells))
     handles = [Line2D([], [], **STYLES[name]) for name in names]
     if whole:
@@ -109,7 +111,7 @@ def _legend(page: Page, ablation: Ablation, whole: Cell | None, top: float) -> N
         names,
         loc="upper left",
         bbox_to_anchor=(EDGE / page.width, 1 - top / page.height),
-        ncols=len(names),
+        ncols=min(columns, len(names)),
         fontsize=SMALL,
         frameon=False,
         borderpad=0,
