@@ -1,6 +1,6 @@
 """Time WCA against a plain reference loop, Hugging Face's pipeline and the machine's own limit, in one process.
 
-    OMP_WAIT_POLICY=PASSIVE python benchmarks/speed.py --quick    # under 3 minutes, on photos inside scikit-image
+    OMP_WAIT_POLICY=PASSIVE python benchmarks/speed.py --quick    # shorter, on photos inside scikit-image
     OMP_WAIT_POLICY=PASSIVE python benchmarks/speed.py --data ../shared/data --json speed.json
 
 The command `crossalign` sets that policy by itself: spinning threads of one runtime would take the cores from another's.
