@@ -21,9 +21,9 @@ from crossalign.configs import load_config
 from crossalign.datasets import load_dataset
 from crossalign.descriptions import bundled_descriptions
 from crossalign.encoders import Encoder, load_encoder
+from crossalign.evaluation import dataset_prompts
 from crossalign.features import image_features, text_features
 from crossalign.methods import METHODS, class_scores, text_bank, view_weights
-from crossalign.prompts import prompt_inputs
 from crossalign.statistics import paired_interval, wilson_interval
 from crossalign.store import Store
 from crossalign.views import ViewRecipe
@@ -54,14 +54,7 @@ def curve(folder: Path, config_name: str, encoder: Encoder, seed: int) -> list[l
     """Measure one set: a row a confidence, and one for all views."""
     config = load_config("folder", config_name)
     dataset = load_dataset(config, folder)
-    inputs = prompt_inputs(
-        dataset.class_names,
-        dataset.aliases,
-        [bundled_descriptions(config.descriptions)],
-        templates=config.templates,
-        domain=config.domain,
-        seed=seed,
-    )
+    inputs = dataset_prompts(dataset, config, [bundled_descriptions(config.descriptions)], seed=seed)
     store = Store()
     bank = text_bank(WCA, inputs, lambda texts: text_features(texts, encoder, store), config.text_scale)
     shards = list(image_features(dataset, encoder, ViewRecipe(config.views, config.crop_scale, seed), store))

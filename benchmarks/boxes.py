@@ -23,9 +23,9 @@ from crossalign.configs import load_config
 from crossalign.datasets import ImageDataset, load_dataset
 from crossalign.descriptions import bundled_descriptions
 from crossalign.encoders import Encoder, load_encoder
+from crossalign.evaluation import dataset_prompts
 from crossalign.features import encode_views, ordered_map
 from crossalign.methods import METHODS, class_scores, text_bank
-from crossalign.prompts import prompt_inputs
 from crossalign.views import ViewRecipe, cut_boxes, read_image
 
 Numbers = np.ndarray[Any, np.dtype[np.float64]]
@@ -71,13 +71,7 @@ def main() -> None:
     config = load_config("folder", "oxford_pet")
     dataset = load_dataset(config, options.data / "oxford_pets370").limit(options.limit)
     encoder = load_encoder("builtin", "cpu", runtime="auto", precision="f32")
-    inputs = prompt_inputs(
-        dataset.class_names,
-        dataset.aliases,
-        [bundled_descriptions(config.descriptions)],
-        templates=config.templates,
-        domain=config.domain,
-    )
+    inputs = dataset_prompts(dataset, config, [bundled_descriptions(config.descriptions)])
     bank = text_bank(WCA, inputs, encoder.encode_texts, config.text_scale)
 
     def scores(way: Callable[[np.random.Generator, int], Numbers], count: int, seed: int) -> Tensor:

@@ -20,10 +20,10 @@ from crossalign.configs import Config, load_config
 from crossalign.datasets import ImageDataset, load_dataset
 from crossalign.descriptions import bundled_descriptions
 from crossalign.encoders import Encoder, load_encoder
-from crossalign.evaluation import Evaluation, evaluate
+from crossalign.evaluation import Evaluation, dataset_prompts, evaluate
 from crossalign.features import encode_pictures, image_features, text_features
 from crossalign.methods import METHODS, Method, class_scores, text_bank, with_prompts
-from crossalign.prompts import CONTROLS, prompt_inputs
+from crossalign.prompts import CONTROLS
 from crossalign.statistics import Comparison, compare, wilson_interval
 from crossalign.store import Store
 from crossalign.views import ViewRecipe
@@ -176,14 +176,7 @@ def _times(dataset: ImageDataset, encoder: Encoder, config: Config, methods: lis
             pass
         passes[views] = (time.perf_counter() - start) / len(part.paths)
     store = Store()
-    inputs = prompt_inputs(
-        dataset.class_names,
-        dataset.aliases,
-        [bundled_descriptions(config.descriptions)],
-        templates=config.templates,
-        domain=config.domain,
-        allow_missing=True,
-    )
+    inputs = dataset_prompts(dataset, config, [bundled_descriptions(config.descriptions)], allow_missing=True)
     recipe = ViewRecipe(config.views, config.crop_scale, 0)
     _, whole, views_ = next(iter(image_features(dataset, encoder, recipe, store)))
     whole, views_ = whole[:64].float(), views_[:64].float()

@@ -22,9 +22,9 @@ from crossalign.configs import load_config
 from crossalign.datasets import load_dataset
 from crossalign.descriptions import bundled_descriptions
 from crossalign.encoders import load_encoder
+from crossalign.evaluation import dataset_prompts
 from crossalign.features import image_features, text_features
 from crossalign.methods import METHODS, class_scores, text_bank
-from crossalign.prompts import prompt_inputs
 from crossalign.statistics import paired_interval
 from crossalign.store import Store
 from crossalign.views import ViewRecipe
@@ -47,13 +47,7 @@ def compare(folder: Path, config_name: str, limit: int) -> Iterator[list[Any]]:
     """Measure one set: a row a runtime and method."""
     config = load_config("folder", config_name)
     dataset = load_dataset(config, folder).limit(limit)
-    inputs = prompt_inputs(
-        dataset.class_names,
-        dataset.aliases,
-        [bundled_descriptions(config.descriptions)],
-        templates=config.templates,
-        domain=config.domain,
-    )
+    inputs = dataset_prompts(dataset, config, [bundled_descriptions(config.descriptions)])
     store = Store()
     labels = torch.tensor(dataset.labels)
     exact: Tensor | None = None

@@ -19,10 +19,10 @@ from crossalign.datasets import ImageDataset
 from crossalign.descriptions import Descriptions
 from crossalign.encoders import Encoder
 from crossalign.errors import InputError
-from crossalign.evaluation import Evaluation
+from crossalign.evaluation import Evaluation, dataset_prompts
 from crossalign.features import ImageFeatures, Progress, image_features, ordered_map, silent, text_features
 from crossalign.methods import METHODS, Method, TextBank, text_bank, with_prompts
-from crossalign.prompts import CONTROLS, prompt_inputs
+from crossalign.prompts import CONTROLS
 from crossalign.scoring import score_shards
 from crossalign.statistics import Comparison, compare, wilson_interval
 from crossalign.store import Store
@@ -235,15 +235,7 @@ def ablate(
     crop_scales = list(crop_scales) or list(dict.fromkeys([config.crop_scale, config.crop_scale_written]))
     full, grid, controls = plan(method, axes, most=config.views, crop_scales=crop_scales, form=form)
     settings = list(dict.fromkeys([full, *grid, *controls]))
-    inputs = prompt_inputs(
-        dataset.class_names,
-        dataset.aliases,
-        descriptions,
-        templates=config.templates,
-        domain=config.domain,
-        seed=seed,
-        allow_missing=allow_missing,
-    )
+    inputs = dataset_prompts(dataset, config, descriptions, seed=seed, allow_missing=allow_missing)
     done = Evaluation(dataset, encoder, config, seed, tuple(d.source for d in descriptions))
     with _timed(done, "texts"):
         banks = {

@@ -22,7 +22,7 @@ from crossalign.encoders import Encoder
 from crossalign.errors import InputError
 from crossalign.features import Progress, image_features, silent, text_features
 from crossalign.methods import Method, text_bank
-from crossalign.prompts import prompt_inputs
+from crossalign.prompts import PromptInputs, prompt_inputs
 from crossalign.scoring import Scored, score_shards, view_draws
 from crossalign.statistics import (
     Calibration,
@@ -216,15 +216,7 @@ def evaluate(
     if calibration and len(dataset.paths) < 2:
         raise InputError("a temperature is fitted on one half and measured on the other; give two or more pictures")
     done = Evaluation(dataset, encoder, config, seed, tuple(d.source for d in descriptions), budget=budget)
-    inputs = prompt_inputs(
-        dataset.class_names,
-        dataset.aliases,
-        descriptions,
-        templates=config.templates,
-        domain=config.domain,
-        seed=seed,
-        allow_missing=allow_missing,
-    )
+    inputs = dataset_prompts(dataset, config, descriptions, seed=seed, allow_missing=allow_missing)
     with _timed(done, "texts"):
         banks = [
             text_bank(method, inputs, lambda texts: text_features(texts, encoder, store), config.text_scale, budget=budget)
@@ -285,6 +277,26 @@ def _calibration_row(calibration: Calibration) -> dict[str, Any]:
         | percent
         | {"fitted_on": "pictures at places 0, 2, 4, ...", "measured_on": "pictures at places 1, 3, 5, ..."},
     }
+
+
+def dataset_prompts(
+    dataset: ImageDataset,
+    config: Config,
+    descriptions: Sequence[Descriptions] = (),
+    *,
+    seed: int = 0,
+    allow_missing: bool = False,
+) -> PromptInputs:
+    """Gather what prompts are made of for a dataset's classes; arguments and errors as in `evaluate`."""
+    return prompt_inputs(
+        dataset.class_names,
+        dataset.aliases,
+        descriptions,
+        templates=config.templates,
+        domain=config.domain,
+        seed=seed,
+        allow_missing=allow_missing,
+    )
 
 
 @contextmanager
