@@ -162,7 +162,7 @@ def _ways(device: torch.device, engine: str, precision: str | None) -> list[Way]
         "openvino": _openvino.precisions() if device.type == "cpu" else [],
     }
     if device.type == "cpu" and precision is None:
-        # Left to who names it: in trials on a CPU it was slower than float32 for a ViT, and OpenVINO's faster for every tower.
+        # Torch's bfloat16 is left to who names it: slower than float32 for a ViT in a trial, and OpenVINO's was faster.
         there["torch"] = ["f32"]
     engines = list(there) if engine == "auto" else [engine]
     precisions = ["f32", "bf16"] if precision is None else [precision]
