@@ -31,7 +31,7 @@ class Watched:
     def __init__(self, encoder):
         self._encoder = encoder
         self.batches, self.texts = [], []
-        self.may_go = threading.Event()
+        self.began, self.may_go = threading.Event(), threading.Event()
         self.may_go.set()
         self.broken = False
 
@@ -39,6 +39,7 @@ class Watched:
         return getattr(self._encoder, name)
 
     def encode_images(self, pixels):
+        self.began.set()
         self.may_go.wait(20)
         if self.broken:
             raise RuntimeError("out of memory")
@@ -94,9 +95,12 @@ def test_clients_share_batches_and_get_what_each_would_alone(watched, monkeypatc
     alone = [scores(engine, name, question) for name, question in asked]
     assert {pictures for pictures, _ in batches} == {1}
     batches.clear()
+    watched.began.clear()
     watched.may_go.clear()
     with ThreadPoolExecutor(len(asked)) as clients:
-        together = [clients.submit(scores, engine, name, question) for name, question in asked]
+        together = [clients.submit(scores, engine, *asked[0])]
+        assert watched.began.wait(20)
+        together += [clients.submit(scores, engine, name, question) for name, question in asked[1:]]
         wait_for(lambda: len(engine._jobs) == len(asked) - 1)
         watched.may_go.set()
         for one, other in zip(alone, together, strict=True):
