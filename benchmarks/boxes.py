@@ -26,7 +26,8 @@ from crossalign.encoders import Encoder, load_encoder
 from crossalign.evaluation import dataset_prompts
 from crossalign.features import encode_views, ordered_map
 from crossalign.methods import METHODS, class_scores, text_bank
-from crossalign.views import ViewRecipe, cut_boxes, read_image
+from crossalign.reading import read_image
+from crossalign.views import ViewRecipe, cut_boxes
 
 Numbers = np.ndarray[Any, np.dtype[np.float64]]
 WCA = METHODS["wca"]

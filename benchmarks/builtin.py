@@ -21,7 +21,7 @@ from crossalign.datasets import ImageDataset, load_dataset
 from crossalign.encoders.builtin import Conse, ConseSettings
 from crossalign.features import ordered_map
 from crossalign.prompts import PHOTO
-from crossalign.views import read_image
+from crossalign.reading import read_image
 
 SETS = {"pets": "oxford_pets370", "flowers": "flowers102_test1020", "imagenet": "imagenet_sample1000"}
 SIZES = {"lite0": (224, 256), "lite1": (240, 272), "lite2": (260, 300)}

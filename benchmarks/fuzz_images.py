@@ -97,7 +97,7 @@ def _fuzz(folder: Path, words: list[str]) -> None:
         from PIL import Image
 
         Image.init()
-    from crossalign.views import read_image
+    from crossalign.reading import read_image
 
     found: dict[str, str] = {}
 

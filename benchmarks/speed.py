@@ -48,7 +48,8 @@ from crossalign.encoders import Encoder, load_encoder
 from crossalign.encoders._openvino import load as load_openvino
 from crossalign.encoders._runtime import Tower
 from crossalign.features import encode_views, ordered_map
-from crossalign.views import Preprocessing, ViewRecipe, cut_views, read_image
+from crossalign.reading import read_image
+from crossalign.views import Preprocessing, ViewRecipe, cut_views
 
 VIT = "open_clip:ViT-B-32/random"
 RECIPE = ViewRecipe(60, (0.1, 0.9), 0)

@@ -17,8 +17,9 @@ from crossalign.configs import load_config
 from crossalign.descriptions import Descriptions, bundled_descriptions
 from crossalign.errors import InputError
 from crossalign.methods import METHODS
+from crossalign.reading import read_image
 from crossalign.store import Store
-from crossalign.views import ViewRecipe, cut_views, read_image
+from crossalign.views import ViewRecipe, cut_views
 
 DEMO = bundled_descriptions("demo")
 SHOWN = {"chelsea.png": "cat", "coffee.png": "cup of coffee", "rocket.jpg": "rocket", "brick.png": "brick wall"}

@@ -11,7 +11,8 @@ from crossalign.encoders import backends, load_encoder, pick_device
 from crossalign.encoders._texts import encode_distinct
 from crossalign.encoders.builtin import ConseSettings, _classifier, _sentence_model
 from crossalign.errors import InputError
-from crossalign.views import ViewRecipe, cut_views, read_image
+from crossalign.reading import read_image
+from crossalign.views import ViewRecipe, cut_views
 
 TEXTS = [
     "a photo of a cat.",

@@ -18,11 +18,12 @@ from crossalign.errors import InputError
 from crossalign.evaluation import MethodResult, evaluate
 from crossalign.methods import METHODS, class_scores, pick_methods, text_bank
 from crossalign.prompts import PromptInputs, prompt_inputs
+from crossalign.reading import read_image
 from crossalign.scoring import PICTURES_AT_ONCE, calibration_sketch, score_shards, true_ranks, view_draws
 from crossalign.statistics import FACTORS, expected_calibration_error, two_level_interval, wilson_interval
 from crossalign.store import Store
 from crossalign.tables import results_table
-from crossalign.views import ViewRecipe, cut_views, read_image
+from crossalign.views import ViewRecipe, cut_views
 
 DEMO = bundled_descriptions("demo")
 SHOWN = {

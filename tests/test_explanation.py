@@ -18,7 +18,7 @@ from crossalign.classifier import Classifier
 from crossalign.errors import InputError
 from crossalign.explanation import ClassEvidence, Explanation, explain, explain_both
 from crossalign.features import encode_views
-from crossalign.views import read_image
+from crossalign.reading import read_image
 
 LABELS = ["dog", "cat", "cup of coffee", "page of text"]
 DOC = Path(__file__).parents[1] / "docs" / "explain.md"

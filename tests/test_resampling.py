@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from conftest import PHOTOS
+from crossalign.reading import read_image
 from crossalign.resampling import KERNELS, resample
-from crossalign.views import Preprocessing, ViewRecipe, cut_boxes, read_image
+from crossalign.views import Preprocessing, ViewRecipe, cut_boxes
 
 
 @pytest.mark.parametrize("interpolation", KERNELS)

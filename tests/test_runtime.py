@@ -13,7 +13,8 @@ from crossalign.encoders import _openvino, load_encoder
 from crossalign.encoders._runtime import LEAST_COSINE, TORCH_HANDICAP, Tower, example_views, pick_runtime, reference
 from crossalign.errors import InputError
 from crossalign.features import encode_views
-from crossalign.views import Preprocessing, ViewRecipe, cut_views, read_image
+from crossalign.reading import read_image
+from crossalign.views import Preprocessing, ViewRecipe, cut_views
 from test_cli import run
 
 CPU = torch.device("cpu")

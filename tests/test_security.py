@@ -21,8 +21,8 @@ from crossalign.datasets import load_dataset
 from crossalign.encoders import load_encoder
 from crossalign.errors import InputError
 from crossalign.evaluation import Evaluation, MethodResult
+from crossalign.reading import read_image
 from crossalign.report import methods_report
-from crossalign.views import read_image
 from forbidden_calls import forbidden_calls
 
 ROOT = Path(__file__).parents[1]

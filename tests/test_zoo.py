@@ -18,8 +18,8 @@ from PIL import Image
 
 from crossalign.api import create_app
 from crossalign.errors import InputError
+from crossalign.reading import read_image
 from crossalign.serving import Engine, Limits
-from crossalign.views import read_image
 from fuzzed import FOUND
 from zoo import AVIF, LABEL, build, photo, saved, zoo
 

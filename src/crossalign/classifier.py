@@ -31,8 +31,9 @@ from crossalign.errors import InputError
 from crossalign.features import encode_views, ordered_map, text_features
 from crossalign.methods import class_scores, pick_methods, text_bank, view_weights
 from crossalign.prompts import prompt_inputs
+from crossalign.reading import ImageLike, read_image
 from crossalign.store import Store
-from crossalign.views import ImageLike, ViewRecipe, cut_views, read_image
+from crossalign.views import ViewRecipe, cut_views
 
 Boxes = np.ndarray[Any, np.dtype[np.int64]]
 

@@ -15,7 +15,7 @@ from crossalign.classifier import Classifier, Prediction
 from crossalign.errors import InputError
 from crossalign.features import encode_views
 from crossalign.methods import METHODS, Method, view_weights
-from crossalign.views import ImageLike, read_image
+from crossalign.reading import ImageLike, read_image
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

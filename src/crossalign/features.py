@@ -16,8 +16,9 @@ from torch import Tensor
 
 from crossalign.datasets import ImageDataset
 from crossalign.encoders import Encoder
+from crossalign.reading import ImageLike, read_image
 from crossalign.store import ShardFolder, Store
-from crossalign.views import ImageLike, ViewRecipe, cut_views, read_image
+from crossalign.views import ViewRecipe, cut_views
 
 SHARD_IMAGES = 256
 RECIPE_VERSION = 1

@@ -19,9 +19,9 @@ from crossalign.classifier import Classification, Classifier, Prediction
 from crossalign.descriptions import normalise_name
 from crossalign.evaluation import Evaluation
 from crossalign.explanation import Explanation
+from crossalign.reading import ImageLike, read_image
 from crossalign.statistics import wilson_interval
 from crossalign.tables import sentences
-from crossalign.views import ImageLike, read_image
 
 THUMBNAIL = 168
 REASONS = 3

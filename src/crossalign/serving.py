@@ -21,7 +21,8 @@ from crossalign.descriptions import normalise_name
 from crossalign.encoders import Encoder
 from crossalign.errors import InputError
 from crossalign.features import encode_views
-from crossalign.views import LONGEST, read_image
+from crossalign.reading import read_image
+from crossalign.views import LONGEST
 
 PICTURE_FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
 """What is decoded for strangers; some other formats that PIL knows start programs or are rarely tested."""

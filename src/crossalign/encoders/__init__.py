@@ -19,7 +19,8 @@ from crossalign.encoders._runtime import Runtime, Tower, pick_runtime
 from crossalign.errors import InputError
 from crossalign.files import cache_root
 from crossalign.plugins import Plugins
-from crossalign.views import ImageLike, Preprocessing
+from crossalign.reading import ImageLike
+from crossalign.views import Preprocessing
 
 
 class Encoder(Protocol):

@@ -23,7 +23,8 @@ from torch import Tensor, nn
 from crossalign.encoders import _openvino
 from crossalign.errors import InputError
 from crossalign.files import write_whole
-from crossalign.views import ImageLike, Preprocessing, ViewRecipe, cut_views, read_image
+from crossalign.reading import ImageLike, read_image
+from crossalign.views import Preprocessing, ViewRecipe, cut_views
 
 LEAST_COSINE = 0.999
 """Between a view's feature and its reference, below which a runtime is not chosen unless it is asked for by name."""

@@ -12,7 +12,7 @@ from crossalign.figures._matrix import matrix_figure
 from crossalign.figures._names import verdict
 from crossalign.figures._page import BIG, EDGE, FORMATS, Page, figure_bytes, open_picture, text_height, wrap
 from crossalign.figures._pictures import draw_pictures, pictures_height
-from crossalign.views import ImageLike
+from crossalign.reading import ImageLike
 
 __all__ = ["FORMATS", "explanation_figure", "figure_bytes", "matrix_figure"]
 

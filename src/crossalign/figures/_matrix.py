@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from crossalign.explanation import Array, Explanation
 from crossalign.figures._names import method_name
 from crossalign.figures._page import BIG, EDGE, SMALL, Page, draw_picture, open_picture, text_height, wrap
-from crossalign.views import ImageLike
+from crossalign.reading import ImageLike
 
 MOST = 60
 """Views, and descriptions."""

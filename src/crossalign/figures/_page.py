@@ -17,7 +17,7 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import text_to_path
 from PIL import Image
 
-from crossalign.views import ImageLike, read_image
+from crossalign.reading import ImageLike, read_image
 
 BIG, SMALL = 11.0, 8.0
 """Sizes of titles and of all else, in points."""
