@@ -15,9 +15,10 @@ import pstats
 import resource
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from itertools import islice
 
 import torch
 import torch.nn.functional as F
@@ -25,14 +26,14 @@ from tabulate import tabulate
 from torch import Tensor
 
 from crossalign.configs import load_config
-from crossalign.features import SHARD_IMAGES
+from crossalign.features import ImageFeatures, images_a_shard
 from crossalign.methods import LOGIT_SCALE, METHODS, Method, TextBank, text_bank
 from crossalign.prompts import PromptInputs, prompt_inputs
-from crossalign.scoring import score_shards, view_draws
+from crossalign.scoring import Scorer, score_shards, view_draws
 from crossalign.store import ShardFolder, Store
 
 SIX = ("clip", "clip-e", "clip-d", "waffle", "cupl", "wca")
-PROFILED = 20 * SHARD_IMAGES
+PROFILED = 320
 STEPS = {
     "reading": ("store.py", "read"),
     "view weights": ("alignment.py", "view_weights"),
@@ -42,19 +43,14 @@ STEPS = {
 }
 
 
-def write_features(shards: ShardFolder, images: int, views: int, width: int) -> None:
+def write_features(shards: ShardFolder, images: int, views: int, width: int) -> ImageFeatures:
     generator = torch.Generator().manual_seed(0)
-    for shard, start in enumerate(range(0, images, SHARD_IMAGES)):
-        number = min(SHARD_IMAGES, images - start)
+    each = images_a_shard(views)
+    for shard, start in enumerate(range(0, images, each)):
+        number = min(each, images - start)
         features = F.normalize(torch.randn(number, 1 + views, width, generator=generator), dim=-1).half()
         shards.write(shard, {"whole": features[:, 0], "views": features[:, 1:]})
-
-
-def read_features(shards: ShardFolder, images: int) -> Iterator[tuple[slice, Tensor, Tensor]]:
-    for shard, start in enumerate(range(0, images, SHARD_IMAGES)):
-        tensors = shards.read(shard)
-        assert tensors is not None
-        yield slice(start, start + len(tensors["whole"])), tensors["whole"], tensors["views"]
+    return ImageFeatures(images, 0, shards, each)
 
 
 def random_texts(classes: int) -> PromptInputs:
@@ -104,22 +100,21 @@ def main() -> None:
     config = replace(load_config("imagenet"), views=options.views, sampled_views=options.views, runs=options.runs)
     with tempfile.TemporaryDirectory(prefix="crossalign-scoring-") as folder:
         shards = Store(folder).open({"kind": "views", "random": True})
-        write_features(shards, options.images, options.views, options.width)
-        score = partial(
-            score_shards,
-            methods=banks(options.classes, options.width),
-            labels=torch.arange(options.images) % options.classes,
+        features = write_features(shards, options.images, options.views, options.width)
+        scorer = Scorer(
+            banks(options.classes, options.width),
             image_scale=config.image_scale,
             form="released",
             draws=view_draws(config, seed=0),
             logit_scale=LOGIT_SCALE,
         )
+        score = partial(score_shards, scorer=scorer, labels=torch.arange(options.images) % options.classes)
         start = time.perf_counter()
-        score(read_features(shards, options.images), num_workers=options.workers)
+        score(features, num_workers=options.workers)
         seconds = time.perf_counter() - start
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
         torch.set_num_threads(1)
-        shares = seconds_by_step(lambda: score(read_features(shards, min(options.images, PROFILED)), num_workers=0))
+        shares = seconds_by_step(lambda: score(islice(features, PROFILED), num_workers=0))
     gigabytes = options.images * (1 + options.views) * options.width * 2 / 1e9
     size = f"{options.images} x {1 + options.views} x {options.width}, {options.classes} classes, {options.runs} runs"
     print(f"{size}, {len(SIX)} methods, {options.workers} threads")

@@ -19,7 +19,7 @@ from crossalign.evaluation import MethodResult, evaluate
 from crossalign.methods import METHODS, class_scores, pick_methods, text_bank
 from crossalign.prompts import PromptInputs, prompt_inputs
 from crossalign.reading import read_image
-from crossalign.scoring import PICTURES_AT_ONCE, calibration_sketch, score_shards, true_ranks, view_draws
+from crossalign.scoring import PICTURES_AT_ONCE, Scorer, calibration_sketch, score_shards, true_ranks, view_draws
 from crossalign.statistics import FACTORS, expected_calibration_error, two_level_interval, wilson_interval
 from crossalign.store import Store
 from crossalign.tables import results_table
@@ -368,9 +368,8 @@ def test_shards_are_scored_by_the_plain_definition(num_workers):
     ]
     options = {"image_scale": 4.0, "form": "released", "draws": view_draws(config, 0), "logit_scale": 100.0}
     counts = []
-    found = score_shards(
-        shards, list(zip(chosen, banks, strict=True)), labels, **options, num_workers=num_workers, update=counts.append
-    )
+    scorer = Scorer(list(zip(chosen, banks, strict=True)), **options)
+    found = score_shards(shards, scorer, labels, num_workers=num_workers, update=counts.append)
     assert counts == sizes
     for method, bank, scored in zip(chosen, banks, found, strict=True):
         expected = []

@@ -23,7 +23,7 @@ from crossalign.evaluation import Evaluation, dataset_prompts
 from crossalign.features import ImageFeatures, Progress, image_features, ordered_map, silent, text_features
 from crossalign.methods import METHODS, Method, TextBank, text_bank, with_prompts
 from crossalign.prompts import CONTROLS
-from crossalign.scoring import score_shards
+from crossalign.scoring import Scorer
 from crossalign.statistics import Comparison, compare, wilson_interval
 from crossalign.store import Store
 from crossalign.views import ViewRecipe
@@ -280,25 +280,23 @@ def _score(
     for setting in settings:
         alike.setdefault((setting.views, setting.form), []).append(setting)
 
-    def score(shard: tuple[slice, Tensor, Tensor]) -> dict[Setting, Right]:
+    def score_all(shard: tuple[slice, Tensor, Tensor]) -> dict[Setting, Right]:
         rows, whole, views = shard
         found: dict[Setting, Right] = {}
         for (count, form), some in alike.items():
-            scored = score_shards(
-                [(rows, whole, views[:, :count])],
+            score = Scorer(
                 [(setting.of_method(), banks[setting.of_method()]) for setting in some],
-                labels,
                 image_scale=done.config.image_scale,
                 form=form,
                 draws=torch.ones(1, count),
                 logit_scale=done.encoder.logit_scale,
-                num_workers=0,
             )
+            scored = score(whole, views[:, :count], labels[rows])
             found |= {setting: (of.ranks[:, 0] < 1).numpy() for setting, of in zip(some, scored, strict=True)}
         return found
 
     parts = []
-    for part in ordered_map(score, features, num_workers, ahead=num_workers + 1):
+    for part in ordered_map(score_all, features, num_workers, ahead=num_workers + 1):
         parts.append(part)
         update(len(part[settings[0]]))
     return {setting: np.concatenate([part[setting] for part in parts]) for setting in settings}

@@ -9,10 +9,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from importlib import metadata
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from crossalign.alignment import Form
 from crossalign.configs import Config
@@ -20,10 +21,10 @@ from crossalign.datasets import ImageDataset
 from crossalign.descriptions import Descriptions
 from crossalign.encoders import Encoder
 from crossalign.errors import InputError
-from crossalign.features import Progress, image_features, silent, text_features
+from crossalign.features import ImageFeatures, Progress, ShardWork, image_features, silent, text_features
 from crossalign.methods import Method, text_bank
 from crossalign.prompts import PromptInputs, prompt_inputs
-from crossalign.scoring import Scored, score_shards, view_draws
+from crossalign.scoring import Scored, Scorer, collect, score_shards, view_draws
 from crossalign.statistics import (
     Calibration,
     Comparison,
@@ -35,7 +36,7 @@ from crossalign.statistics import (
     two_level_interval,
     wilson_interval,
 )
-from crossalign.store import Store
+from crossalign.store import ShardFolder, Store
 from crossalign.views import ViewRecipe
 
 SCHEMA = 1
@@ -169,6 +170,18 @@ class Evaluation:
         }
 
 
+class Executor(Protocol):
+    """Where the long work is done if not in this process; see `distributed.Cluster`."""
+
+    def encode(self, work: Sequence[ShardWork], shards: ShardFolder, recipe: ViewRecipe) -> Iterator[int]:
+        """Do what `features.encode_shards` does, with an encoder of the same fingerprint and runtime."""
+        ...
+
+    def score(self, features: ImageFeatures, scorer: Scorer, labels: Tensor) -> Iterator[list[Scored]]:
+        """Score shards, and yield what was found for each, in order."""
+        ...
+
+
 def evaluate(
     dataset: ImageDataset,
     encoder: Encoder,
@@ -184,6 +197,7 @@ def evaluate(
     calibration: bool = False,
     budget: int | None = None,
     num_workers: int = 2,
+    executor: Executor | None = None,
     progress: Progress = silent,
 ) -> Evaluation:
     """Measure methods on a dataset; each picture is encoded once, and only if the store does not hold it.
@@ -202,6 +216,7 @@ def evaluate(
         calibration: also measure how far the probabilities of each method's first run can be believed.
         budget: the most prompts that each class keeps, the same for all methods; see `prompts.within_budget`.
         num_workers: threads that decode and cut, and later score.
+        executor: encodes and scores elsewhere; by default this process does.
         progress: shown while pictures are encoded.
 
     Raises:
@@ -234,24 +249,25 @@ def evaluate(
                 batch_size=config.batch_size,
                 num_workers=num_workers,
                 progress=progress,
+                encode=executor.encode if executor else None,
             )
         done.encoded += features.encoded
         done.kept += features.images - features.encoded
         # What looks at the whole image alone sees the same under every seed.
         moved = [(m, bank) for m, bank in zip(methods, banks, strict=True) if recipe.seed == seed or m.cross]
         with _timed(done, "scoring"), progress(features.images, "pictures scored") as bar:
-            found = score_shards(
-                features,
+            scorer = Scorer(
                 moved,
-                labels,
                 image_scale=config.image_scale,
                 form=form,
                 draws=view_draws(config, recipe.seed),
                 logit_scale=encoder.logit_scale,
                 calibration=calibration and recipe.seed == seed,
-                num_workers=num_workers,
-                update=bar.update,
             )
+            if executor:
+                found = collect(executor.score(features, scorer, labels), bar.update)
+            else:
+                found = score_shards(features, scorer, labels, num_workers=num_workers, update=bar.update)
         for (method, _), of_seed in zip(moved, found, strict=True):
             scored[method.name].append(of_seed)
     done.results = [_result(name, form, seed, found) for name, found in scored.items()]

@@ -8,7 +8,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import islice
+from math import ceil
 from typing import Protocol, TypeVar
 
 import torch
@@ -20,7 +22,8 @@ from crossalign.reading import ImageLike, read_image
 from crossalign.store import ShardFolder, Store
 from crossalign.views import ViewRecipe, cut_views
 
-SHARD_IMAGES = 256
+SHARD_IMAGES, SHARD_VIEWS = 256, 1024
+"""The most that a shard holds: what a killed run encodes again, and what a worker of a cluster takes at a time."""
 RECIPE_VERSION = 1
 """Raised whenever the same key would give other features."""
 
@@ -51,26 +54,53 @@ def silent(total: int, what: str) -> AbstractContextManager[ProgressBar]:
 
 
 @dataclass(frozen=True)
+class ShardWork:
+    """A shard that is to be made.
+
+    Attributes:
+        number: the shard's.
+        pictures: each with the index that fixes its boxes.
+    """
+
+    number: int
+    pictures: tuple[tuple[ImageLike, int], ...]
+
+
+EncodeShards = Callable[[Sequence[ShardWork], ShardFolder, ViewRecipe], Iterator[int]]
+"""Encodes and writes shards, and yields every now and then how many pictures more are done."""
+
+
+@dataclass(frozen=True)
 class ImageFeatures:
     """The features of a dataset's views, read shard by shard.
 
     Attributes:
         images: N of the whole dataset.
         encoded: how many of them were encoded just now; the others came from the store.
+        shards: where they lie.
+        shard_images: how many pictures a shard holds, but for the last.
     """
 
     images: int
     encoded: int
-    _shards: ShardFolder
-    _shard_images: int
+    shards: ShardFolder
+    shard_images: int
+
+    def __len__(self) -> int:
+        """How many shards there are."""
+        return ceil(self.images / self.shard_images)
 
     def __iter__(self) -> Iterator[tuple[slice, Tensor, Tensor]]:
         """Yield (rows, whole (n, D), views (n, M, D)) in float16, dataset order."""
-        for shard, start in enumerate(range(0, self.images, self._shard_images)):
-            tensors = self._shards.read(shard)
-            if tensors is None:
-                raise RuntimeError(f"shard {shard} in {self._shards.folder} was damaged while it was in use; run again")
-            yield slice(start, start + len(tensors["whole"])), tensors["whole"], tensors["views"]
+        return (self.read(shard) for shard in range(len(self)))
+
+    def read(self, shard: int) -> tuple[slice, Tensor, Tensor]:
+        """Read a shard, as iterating yields it."""
+        tensors = self.shards.read(shard)
+        if tensors is None:
+            raise RuntimeError(f"shard {shard} in {self.shards.folder} was damaged while it was in use; run again")
+        start = shard * self.shard_images
+        return slice(start, start + len(tensors["whole"])), tensors["whole"], tensors["views"]
 
 
 def image_features(
@@ -82,7 +112,8 @@ def image_features(
     batch_size: int = 8,
     num_workers: int = 2,
     progress: Progress = silent,
-    shard_images: int = SHARD_IMAGES,
+    shard_images: int | None = None,
+    encode: EncodeShards | None = None,
 ) -> ImageFeatures:
     """Encode the whole image and the local views of each picture, unless the store holds them.
 
@@ -94,11 +125,14 @@ def image_features(
         batch_size: pictures cut and encoded together.
         num_workers: threads that decode and cut; 0 does it in the calling thread.
         progress: shown while pictures are encoded.
-        shard_images: pictures a shard.
+        shard_images: pictures a shard; by default `images_a_shard`.
+        encode: makes the shards elsewhere, with an encoder of the same fingerprint and runtime; by default this process
+            does.
 
     Raises:
         InputError: a picture cannot be read, or the store not written. Finished shards stay.
     """
+    shard_images = shard_images or images_a_shard(recipe.count)
     key = {
         "kind": "views",
         "version": RECIPE_VERSION,
@@ -108,26 +142,60 @@ def image_features(
         "shard_images": shard_images,
         "dtype": "float16",
     }
-    if name := getattr(encoder, "runtime", None) and encoder.runtime.key:
+    if name := runtime_key(encoder):
         key["runtime"] = name
     shards = store.open(key)
-    total = len(dataset.paths)
-    starts = list(range(0, total, shard_images))
-    missing = [shard for shard in range(len(starts)) if shards.read(shard) is None]
-    rows = {shard: range(starts[shard], min(starts[shard] + shard_images, total)) for shard in missing}
-    if missing:
-        with progress(sum(map(len, rows.values())), "pictures encoded") as bar:
-            order = (row for shard in missing for row in rows[shard])
-            work = ((dataset.paths[row], dataset.indices[row]) for row in order)
-            features = encode_pictures(work, encoder, recipe, batch_size=batch_size, num_workers=num_workers)
-            for shard in missing:
-                parts = []
-                for feature in islice(features, len(rows[shard])):
-                    parts.append(feature.half())
-                    bar.update(1)
-                both = torch.stack(parts)
-                shards.write(shard, {"whole": both[:, 0], "views": both[:, 1:]})
-    return ImageFeatures(total, sum(map(len, rows.values())), shards, shard_images)
+    pictures = tuple(zip(dataset.paths, dataset.indices, strict=True))
+    starts = range(0, len(pictures), shard_images)
+    work = [
+        ShardWork(number, pictures[start : start + shard_images])
+        for number, start in enumerate(starts)
+        if shards.read(number) is None
+    ]
+    encoded = sum(len(one.pictures) for one in work)
+    if work:
+        if encode is None:
+            encode = partial(encode_shards, encoder=encoder, batch_size=batch_size, num_workers=num_workers)
+        with progress(encoded, "pictures encoded") as bar:
+            for more in encode(work, shards, recipe):
+                bar.update(more)
+    return ImageFeatures(len(pictures), encoded, shards, shard_images)
+
+
+def images_a_shard(views: int) -> int:
+    """How many pictures a shard holds, given the number of local views of each."""
+    return max(1, min(SHARD_IMAGES, SHARD_VIEWS // (1 + views)))
+
+
+def encode_shards(
+    work: Sequence[ShardWork],
+    shards: ShardFolder,
+    recipe: ViewRecipe,
+    *,
+    encoder: Encoder,
+    batch_size: int,
+    num_workers: int,
+) -> Iterator[int]:
+    """Encode pictures in this process, and write each shard as soon as it is full; yields 1 after each picture.
+
+    Raises:
+        InputError: a picture cannot be read, or the store not written.
+    """
+    pictures = (picture for one in work for picture in one.pictures)
+    features = encode_pictures(pictures, encoder, recipe, batch_size=batch_size, num_workers=num_workers)
+    for one in work:
+        parts = []
+        for feature in islice(features, len(one.pictures)):
+            parts.append(feature.half())
+            yield 1
+        both = torch.stack(parts)
+        shards.write(one.number, {"whole": both[:, 0], "views": both[:, 1:]})
+
+
+def runtime_key(encoder: Encoder) -> str:
+    """Say what computes an encoder's image tower; empty for the reference, and for a package's encoder without a tower."""
+    runtime = getattr(encoder, "runtime", None)
+    return runtime.key if runtime else ""
 
 
 def encode_pictures(

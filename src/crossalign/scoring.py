@@ -33,27 +33,65 @@ class Scored:
     sketch: Tensor | None
 
 
+@dataclass(frozen=True)
+class Scorer:
+    """Scores pictures with methods.
+
+    Attributes:
+        methods: each with its texts.
+        image_scale, form, draws, logit_scale: see `methods.class_scores`.
+        calibration: keep what it needs, too.
+    """
+
+    methods: Sequence[tuple[Method, TextBank]]
+    image_scale: float
+    form: Form
+    draws: Tensor
+    logit_scale: float
+    calibration: bool = False
+
+    def __call__(self, whole: Tensor, views: Tensor, labels: Tensor) -> list[Scored]:
+        """Score (n, D) whole images, (n, M, D) views and (n,) true classes, a few at a time: one a method.
+
+        Raises:
+            InputError: a score is not finite.
+        """
+        parts = zip(*(tensor.split(PICTURES_AT_ONCE) for tensor in (whole, views, labels)), strict=True)
+        return _joined([self._few(whole.float(), views.float(), own) for whole, views, own in parts])
+
+    def _few(self, whole: Tensor, views: Tensor, labels: Tensor) -> list[Scored]:
+        found = []
+        for method, bank in self.methods:
+            scores = class_scores(
+                method,
+                bank,
+                whole,
+                views,
+                image_scale=self.image_scale,
+                form=self.form,
+                draws=self.draws,
+                logit_scale=self.logit_scale,
+            )
+            scores = scores if scores.dim() == 3 else scores[:, None]
+            sketch = calibration_sketch(scores[:, 0] * self.logit_scale, labels) if self.calibration else None
+            found.append(Scored(true_ranks(scores, labels), sketch))
+        return found
+
+
 def score_shards(
     shards: Iterable[tuple[slice, Tensor, Tensor]],
-    methods: Sequence[tuple[Method, TextBank]],
+    scorer: Scorer,
     labels: Tensor,
     *,
-    image_scale: float,
-    form: Form,
-    draws: Tensor,
-    logit_scale: float,
-    calibration: bool = False,
     num_workers: int = 2,
     update: Callable[[int], object] = lambda n: None,
 ) -> list[Scored]:
-    """Score all pictures with all methods, a few pictures at a time.
+    """Score all pictures with all methods, shard by shard.
 
     Args:
         shards: (rows, whole (n, D), views (n, M, D)) as `features.ImageFeatures` yields them.
-        methods: each with its texts.
+        scorer: what scores them.
         labels: (N,) true classes.
-        image_scale, form, draws, logit_scale: see `methods.class_scores`.
-        calibration: keep what it needs, too.
         num_workers: threads that score a shard each; 0 does it in the calling thread.
         update: told how many pictures more are done.
 
@@ -64,31 +102,21 @@ def score_shards(
         InputError: a score is not finite.
     """
 
-    def score(shard: tuple[slice, Tensor, Tensor]) -> list[list[Scored]]:
-        rows, *features = shard
-        parts = zip(*(tensor.split(PICTURES_AT_ONCE) for tensor in (*features, labels[rows])), strict=True)
-        return [score_pictures(whole.float(), views.float(), own) for whole, views, own in parts]
+    def score(shard: tuple[slice, Tensor, Tensor]) -> list[Scored]:
+        rows, whole, views = shard
+        return scorer(whole, views, labels[rows])
 
-    def score_pictures(whole: Tensor, views: Tensor, own: Tensor) -> list[Scored]:
-        found = []
-        for method, bank in methods:
-            scores = class_scores(
-                method, bank, whole, views, image_scale=image_scale, form=form, draws=draws, logit_scale=logit_scale
-            )
-            scores = scores if scores.dim() == 3 else scores[:, None]
-            sketch = calibration_sketch(scores[:, 0] * logit_scale, own) if calibration else None
-            found.append(Scored(true_ranks(scores, own), sketch))
-        return found
-
-    parts: list[list[Scored]] = []
     # A thread a shard, each with one of torch's: two that share a matrix would wait for each other on a busy machine.
-    for found in ordered_map(score, shards, num_workers, ahead=num_workers + 1):
-        parts += found
-        update(sum(len(scored[0].ranks) for scored in found))
-    return [
-        Scored(torch.cat([part.ranks for part in of_method]), _joined([part.sketch for part in of_method]))
-        for of_method in zip(*parts, strict=True)
-    ]
+    return collect(ordered_map(score, shards, num_workers, ahead=num_workers + 1), update)
+
+
+def collect(found: Iterable[list[Scored]], update: Callable[[int], object]) -> list[Scored]:
+    """Join what was found shard by shard, in order, to one a method."""
+    parts = []
+    for of_shard in found:
+        parts.append(of_shard)
+        update(len(of_shard[0].ranks))
+    return _joined(parts)
 
 
 def view_draws(config: Config, seed: int) -> Tensor:
@@ -127,6 +155,10 @@ def calibration_sketch(logits: Tensor, labels: Tensor) -> Tensor:
     return torch.stack([-below.gather(1, labels[:, None])[:, 0], *sums], dim=1)
 
 
-def _joined(sketches: Sequence[Tensor | None]) -> Tensor | None:
-    kept = [sketch for sketch in sketches if sketch is not None]
-    return torch.cat(kept) if kept else None
+def _joined(parts: Sequence[list[Scored]]) -> list[Scored]:
+    """Join the pictures of parts, each with one a method."""
+    joined = []
+    for of_method in zip(*parts, strict=True):
+        sketches = [part.sketch for part in of_method if part.sketch is not None]
+        joined.append(Scored(torch.cat([part.ranks for part in of_method]), torch.cat(sketches) if sketches else None))
+    return joined
