@@ -123,7 +123,7 @@ def test_results_depend_on_no_neighbours_or_workers(make, alone, num_workers):
 def test_a_batch_of_any_size_gives_the_same(make, alone, monkeypatch):
     classify = make()
     for size in (1, 2):
-        monkeypatch.setattr(classify, "_batch_size", size)
+        monkeypatch.setattr(classify, "batch_size", size)
         assert_same(classify(PATHS[:3]), alone[:3])
 
 

@@ -142,7 +142,8 @@ def test_classify_stops_at_once_and_what_it_printed_is_whole(photos, tmp_path):
     assert len(rows) < 2 * 270
     assert all(len(row.split(",")) == 6 for row in rows)
     assert err.endswith(
-        "interrupted; the labels printed so far are complete: run the command on the other pictures to go on\n"
+        "interrupted; printed labels are complete, go on with the other pictures; "
+        "with --output run the same command again to go on\n"
     )
     lines = log.read_text().splitlines()
     assert lines[0] == "from before"

@@ -31,7 +31,7 @@ from crossalign.errors import InputError
 from crossalign.features import encode_views, ordered_map, text_features
 from crossalign.methods import class_scores, pick_methods, text_bank, view_weights
 from crossalign.prompts import prompt_inputs
-from crossalign.reading import ImageLike, read_image
+from crossalign.reading import Fetched, ImageLike, read_image
 from crossalign.store import Store
 from crossalign.views import ViewRecipe, cut_views
 
@@ -89,6 +89,7 @@ class Classifier:
         labels: C class names.
         encoder, method: what compares pictures with texts, and how.
         recipe: which views are taken of a picture.
+        batch_size: pictures encoded together.
         bank: the labels' texts, encoded and weighted.
         image_scale, form: of the method's weights and score.
 
@@ -153,7 +154,7 @@ class Classifier:
             raise InputError(f"form is {form!r}, but must be one of {', '.join(FORMS)}")
         self.form = form
         self.image_scale = config.image_scale
-        self._batch_size = config.batch_size
+        self.batch_size = config.batch_size
         self._workers = num_workers
         self.rounds = Rounds(max_views, confidence) if views == "adaptive" else None
         if self.rounds and not self.method.draws_views:
@@ -192,7 +193,7 @@ class Classifier:
         Returns:
             One result a picture, in order.
         """
-        if isinstance(images, (str, os.PathLike, Image.Image, np.ndarray)):
+        if isinstance(images, (str, os.PathLike, Image.Image, np.ndarray, Fetched)):
             images = [images]
         return list(self.stream(images, top_k))
 
@@ -216,8 +217,8 @@ class Classifier:
             except InputError as error:
                 return image, error
 
-        results = ordered_map(cut, images, self._workers, ahead=2 * self._batch_size)
-        while batch := list(islice(results, self._batch_size)):
+        results = ordered_map(cut, images, self._workers, ahead=2 * self.batch_size)
+        while batch := list(islice(results, self.batch_size)):
             good = [views for _, views in batch if isinstance(views, Tensor)]
             features = iter(encode_views(self.encoder, torch.stack(good)) if good else ())
             for image, views in batch:
@@ -242,7 +243,7 @@ class Classifier:
             weights = view_weights(self.method, self.bank, whole, views, image_scale=self.image_scale)
             return bool(settled(views, weights, texts, rounds))
 
-        for image, cut in ordered_map(read, images, self._workers, ahead=2 * self._batch_size):
+        for image, cut in ordered_map(read, images, self._workers, ahead=2 * self.batch_size):
             if isinstance(cut, InputError):
                 yield image, cut
             else:
@@ -250,7 +251,7 @@ class Classifier:
 
     def result(self, image: ImageLike, features: Tensor | InputError, top_k: int = 3) -> Classification:
         """Turn what `encode` yields into a picture's classification."""
-        name = str(image) if isinstance(image, (str, os.PathLike)) else None
+        name = str(image) if isinstance(image, (str, os.PathLike, Fetched)) else None
         if isinstance(features, InputError):
             return Classification(name, (), str(features))
         return Classification(name, self.rank(self.score(features[None])[0], top_k), views=len(features) - 1)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from glob import escape
 from pathlib import Path
+from typing import BinaryIO
 from uuid import uuid4
 
 from platformdirs import user_cache_path
@@ -23,22 +26,45 @@ def write_whole(path: Path, content: bytes) -> None:
     Raises:
         InputError: the disk is full, or the folder cannot be written.
     """
+    with writing_whole(path) as file:
+        file.write(content)
+
+
+@contextmanager
+def writing_whole(path: Path) -> Iterator[BinaryIO]:
+    """Give a file to write to; it appears at the path when the block ends, as whole as `write_whole` makes it.
+
+    Raises:
+        InputError: the disk is full, or the folder cannot be written.
+    """
     # A name of its own for each write: threads, and containers with like host names and process ids, share stores too.
     part = path.with_name(f".{path.name}.{uuid4().hex}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(part, "xb") as file:
-            file.write(content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(part, path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        sync_folder(path.parent)
     except OSError as error:
         raise InputError(f"{str(path)!r} cannot be written ({error.strerror}); free or name another place") from error
     finally:
         with suppress(OSError):
             part.unlink()
+
+
+def remove_parts(path: Path) -> None:
+    """Remove what killed processes left of a file half written; nobody may be writing it."""
+    for part in path.parent.glob(f".{escape(path.name)}.{'[0-9a-f]' * 32}.part"):
+        with suppress(OSError):
+            part.unlink()
+
+
+def sync_folder(folder: Path) -> None:
+    """See to it that names of files that are new in a folder outlive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -6,8 +6,11 @@ import importlib.util
 import os
 import stat
 import warnings
+from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import dataclass
 from functools import lru_cache
+from io import BytesIO
 from math import ceil
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -19,7 +22,25 @@ from torch import Tensor
 
 from crossalign.errors import InputError
 
-ImageLike = str | Path | Image.Image | np.ndarray[Any, Any]
+
+@dataclass(frozen=True)
+class Fetched:
+    """A picture file that lies elsewhere, and is fetched when it is its turn.
+
+    Attributes:
+        name: what results and errors call it.
+        fetch: gives its content; FileNotFoundError says that it is not there, and any other error that nobody knows.
+    """
+
+    name: str
+    fetch: Callable[[], bytes]
+
+    def __str__(self) -> str:
+        """Give its name."""
+        return self.name
+
+
+ImageLike = str | Path | Image.Image | np.ndarray[Any, Any] | Fetched
 
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -50,8 +71,8 @@ def read_image(
     """Read a picture as the RGB a person sees: EXIF-turned, transparency on white, any mode or depth.
 
     Args:
-        source: a path, an open file, a PIL image, or an array (H, W), (H, W, 3) or (H, W, 4) of uint8 or of floats in
-            [0, 1].
+        source: a path, an open file, a `Fetched` one, a PIL image, or an array (H, W), (H, W, 3) or (H, W, 4) of uint8 or
+            of floats in [0, 1].
         name: what errors call it; by default its path.
         formats: PIL's names of the file formats that are read; by default all that PIL knows.
         max_pixels: the most pixels that a file may unpack to; by default PIL's own limit.
@@ -66,6 +87,12 @@ def read_image(
     """
     if isinstance(source, np.ndarray):
         return _to_tensor(_from_array(source))
+    if isinstance(source, Fetched):
+        try:
+            content = source.fetch()
+        except FileNotFoundError:
+            raise InputError(f"picture {source.name!r} does not exist; check the path") from None
+        return read_image(BytesIO(content), name=source.name, formats=formats, max_pixels=max_pixels, shortest=shortest)
     called = f"picture {name or str(source)!r}" if name or isinstance(source, (str, Path)) else "the picture"
     try:
         if isinstance(source, (str, Path)):

@@ -21,9 +21,10 @@ EXIT_CODE = 130
 _AGAIN = "run the same command again to go on"
 _HOW_TO_GO_ON = {
     "ablate": f"finished pictures are kept, but for the last few: {_AGAIN}",
-    "classify": "the labels printed so far are complete: run the command on the other pictures to go on, or with --output the same",
+    "classify": f"printed labels are complete, go on with the other pictures; with --output {_AGAIN}",
     "describe": f"finished classes are kept: {_AGAIN}",
     "evaluate": f"finished pictures are kept, but for the last few: {_AGAIN}",
+    "features": f"finished pictures are kept, but for the last few: {_AGAIN}",
     "reproduce": f"finished datasets and pictures are kept: {_AGAIN}",
 }
 _END_BY_THEMSELVES = ("serve",)

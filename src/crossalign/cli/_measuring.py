@@ -1,15 +1,53 @@
-"""What verbs that measure on a dataset share: its config, crop scales and descriptions from the command line."""
+"""What verbs that work on a dataset share: which one, its config, crop scales and descriptions from the command line."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
 
 from crossalign.errors import InputError
 
 if TYPE_CHECKING:
     from crossalign.configs import Config
+    from crossalign.datasets import ImageDataset
     from crossalign.descriptions import Descriptions
+
+_DATASET_OPTIONS = (
+    click.option("--dataset", "--dataset_name", "dataset_name", help="See `crossalign datasets`."),
+    click.option("--data-path", "--data_path", type=click.Path(), help="The dataset's folder [default: the config's]."),
+    click.option("--config", "config_name", help="A YAML file or a bundled config's name [default: the dataset's]."),
+    click.option("--encoder", help="See `crossalign encoders` [default: the config's]."),
+    click.option("--batch-size", "--batch_size", type=click.IntRange(1), help="Pictures a batch [default: the config's]."),
+    click.option("--limit", type=click.IntRange(1), help="Only that many pictures, spread evenly over the dataset."),
+    click.option(
+        "--class-names",
+        type=click.Choice(["tidy", "published"]),
+        default="tidy",
+        show_default=True,
+        help="Published: as the papers' programs derive them, alike ones included.",
+    ),
+    click.option("--download", is_flag=True, help="Fetch the dataset first, where torchvision can."),
+)
+
+
+def dataset_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add what names a dataset and how it is read."""
+    for option in reversed(_DATASET_OPTIONS):
+        command = option(command)
+    return command
+
+
+def open_dataset(config: Config, options: Mapping[str, Any]) -> ImageDataset:
+    """Read the list of the pictures that `dataset_options` name, and say how many they are."""
+    from crossalign.datasets import load_dataset
+
+    dataset = load_dataset(config, options["data_path"], download=options["download"], names=options["class_names"])
+    if options["limit"]:
+        dataset = dataset.limit(options["limit"])
+    click.echo(f"{dataset.name}: {len(dataset.paths)} pictures, {len(dataset.class_names)} classes", err=True)
+    return dataset
 
 
 def dataset_config(dataset: str | None, measured_as: str | None) -> Config:

@@ -14,10 +14,7 @@ from crossalign.errors import InputError
 
 
 @click.command()
-@click.option("--dataset", "--dataset_name", "dataset_name", help="See `crossalign datasets`.")
-@click.option("--data-path", "--data_path", type=click.Path(), help="The dataset's folder [default: the config's].")
-@click.option("--config", "config_name", help="A YAML file or a bundled config's name [default: the dataset's].")
-@click.option("--encoder", help="See `crossalign encoders` [default: the config's].")
+@measuring.dataset_options
 @click.option("--method", default="wca", show_default=True, help="What is taken apart: one that looks at views.")
 @click.option("--axes", default="weights,views,crop-scale,form,prompts", show_default=True, help="What is varied.")
 @click.option("--views", type=click.IntRange(1), help="The most views a picture [default: the config's].")
@@ -29,8 +26,6 @@ from crossalign.errors import InputError
 )
 @click.option("--descriptions", multiple=True, type=click.Path(), help="JSON {class: [text]}; may be repeated.")
 @click.option("--allow-missing", is_flag=True, help="The prompt stands for a class that --descriptions lack.")
-@click.option("--batch-size", "--batch_size", type=click.IntRange(1), help="Pictures a batch [default: the config's].")
-@click.option("--limit", type=click.IntRange(1), help="Only that many pictures, spread evenly over the dataset.")
 @click.option("--output", type=click.Path(), help="Write every cell there: FILE.md, FILE.csv or FILE.json.")
 @click.option("--figure", type=click.Path(), help="Draw accuracy over the number of views: FILE.png, FILE.svg or FILE.pdf.")
 @common.form_option
@@ -68,7 +63,6 @@ def command(**options: Any) -> None:
 
     from crossalign.ablation import ablate, plan
     from crossalign.ablation_tables import ablation_file, ablation_text
-    from crossalign.datasets import load_dataset
     from crossalign.files import write_whole
     from crossalign.methods import pick_methods
     from crossalign.store import Store
@@ -83,12 +77,8 @@ def command(**options: Any) -> None:
         )
     if drawing and ("views" not in axes or config.views < 2):
         raise InputError("--figure draws accuracy over the number of views; put views among --axes, and take two or more")
-    dataset = load_dataset(config, options["data_path"])
-    if options["limit"]:
-        dataset = dataset.limit(options["limit"])
-    click.echo(f"{dataset.name}: {len(dataset.paths)} pictures, {len(dataset.class_names)} classes", err=True)
     found = ablate(
-        dataset,
+        measuring.open_dataset(config, options),
         common.load_encoder(config.encoder, options),
         config,
         method,

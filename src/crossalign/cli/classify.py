@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import csv
-import json
-import sys
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict
+import glob
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from crossalign.cli import _cluster as clusters
 from crossalign.cli import _common as common
+from crossalign.errors import InputError
 
 if TYPE_CHECKING:
     from crossalign.classifier import Classification, Classifier
@@ -49,12 +48,16 @@ FEW = 16
 @click.option("--top-k", default=3, show_default=True, type=click.IntRange(1), help="Labels shown a picture.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
 @click.option("--csv", "as_csv", is_flag=True, help="Print CSV, one row a picture and label.")
+@click.option(
+    "--output", type=click.Path(), help="Write .csv, .jsonl or .parquet there; the same command goes on after a stop."
+)
 @click.option("--report", type=click.Path(), help="Write an HTML page of pictures, labels and reasons there.")
 @common.form_option
 @common.seed_option
 @common.workers_option
 @common.device_option
 @common.runtime_options
+@clusters.executor_options
 @click.pass_context
 def command(
     ctx: click.Context,
@@ -65,6 +68,7 @@ def command(
     top_k: int,
     as_json: bool,
     as_csv: bool,
+    output: str | None,
     report: str | None,
     **settings: Any,
 ) -> None:
@@ -73,27 +77,66 @@ def command(
     A picture that cannot be read gets its reason in the output and the others go on; the exit code is then 1, and 0 if all
     went well.
 
+    With --output labels are kept in a hidden file beside it as they come, and the file appears once all are there. However
+    a run ended, the same command goes on with it, and the file is the same to the byte.
+
+    With --executor ray a Ray cluster labels, and PATHS may also be tars or Parquet tables of pictures, on any file system
+    (s3://bucket/prefix); the output is a folder of Parquet files, and the same command goes on there, too.
+
     \b
     Examples:
       crossalign classify cat.jpg --labels "cat,dog,cup of coffee"
       crossalign classify holiday/ --labels-file labels.txt --csv > labels.csv
+      crossalign classify archive/ --labels-file labels.txt --output labels.parquet    # goes on where it was stopped
       crossalign classify holiday/ --labels-file labels.txt --report report.html
       crossalign classify holiday/ --labels-file labels.txt --views adaptive     # about a third of the work
       find . -name "*.jpg" | crossalign classify - --labels "beach,forest,city" --json
+      crossalign classify s3://photos/2024 --labels-file labels.txt --executor ray --output s3://photos/2024-labels.parquet
     """
     if as_json and as_csv:
         raise click.UsageError("--json and --csv exclude each other; give one of them")
+    if output is not None and (as_json or as_csv or report is not None):
+        raise click.UsageError("--output excludes --json, --csv and --report; give one of them, or run the command twice")
     for option in ("max_views", "confidence"):
         if settings[option] is None:
             del settings[option]
         elif settings["views"] != "adaptive":
             raise click.UsageError(f"--{option.replace('_', '-')} belongs to --views adaptive; add that or leave it out")
+    clusters.check_executor(settings)
     names = common.read_labels(labels, labels_file)
+    if settings["executor"] == "ray":
+        if output is None or not output.lower().endswith(".parquet"):
+            raise InputError(
+                f"output is {output!r}, but a cluster writes a folder of Parquet files; give --output F.parquet"
+            )
+        total, failed = _label_on_cluster(names, paths, output, top_k, settings)
+    else:
+        total, failed = _label_here(names, paths, output, report, _printer(as_json, as_csv), top_k, settings)
+    if output is not None:
+        click.echo(f"labels: {output}", err=True)
+    if failed:
+        click.echo(f"{failed} of {total} pictures could not be read", err=True)
+        ctx.exit(1)
+
+
+def _label_here(
+    names: Sequence[str],
+    paths: Sequence[str],
+    output: str | None,
+    report: str | None,
+    show: Callable[[Iterable[Classification]], None],
+    top_k: int,
+    settings: dict[str, Any],
+) -> tuple[int, int]:
+    """Label pictures in this process; give how many there are, and how many could not be read."""
     pictures = common.find_pictures(paths)
     page = common.check_output(report) if report else None
 
     from crossalign.classifier import Classifier
+    from crossalign.cli._labelling import check_labels_file, label_into
 
+    file = None if output is None else check_labels_file(output)
+    clusters.taken(settings)
     engine = common.taken(settings)
     if len(pictures) < FEW and engine["runtime"] == "auto" and engine["precision"] in (None, "f32"):
         engine["runtime"] = "torch"
@@ -103,31 +146,39 @@ def command(
         from crossalign.explanation import check_explainable
 
         check_explainable(classify.method)
+    if file is not None:
+        return len(pictures), label_into(file, classify, pictures, top_k)
     rows: list[ReportedPicture] | None = None if page is None else []
-    failed = 0
-    with common.progress_bar(len(pictures), "pictures") as bar:
-
-        def counted() -> Iterator[Classification]:
-            nonlocal failed
-            for result in _found(classify, pictures, top_k, rows):
-                failed += result.error is not None
-                yield result
-                bar.update(1)
-
-        (_print_json if as_json else _print_csv if as_csv else _print_lines)(counted())
+    failed = _print(_found(classify, pictures, top_k, rows), len(pictures), show)
     if page is not None and rows is not None:
         _write_report(page, classify, rows)
-    if failed:
-        click.echo(f"{failed} of {len(pictures)} pictures could not be read", err=True)
-        ctx.exit(1)
+    return len(pictures), failed
+
+
+def _label_on_cluster(
+    names: Sequence[str], paths: Sequence[str], output: str, top_k: int, settings: dict[str, Any]
+) -> tuple[int, int]:
+    """Label pictures on a Ray cluster; give how many there are, and how many could not be read."""
+    from crossalign.classifier import Classifier
+    from crossalign.distributed.labels import label_pictures
+
+    # What is no list, pattern or folder of this machine's may be an address that only workers reach.
+    files = [file for path in paths for file in (common.find_pictures([path]) if _is_many(path) else [path])]
+    options = {**clusters.taken(settings), **common.taken(settings), "num_workers": settings["num_workers"]}
+    encoder = common.load_encoder(settings.pop("encoder"), clusters.for_driver(options))
+    classify = Classifier(names, encoder=encoder, **settings)
+    with clusters.join(options, encoder) as cluster:
+        return label_pictures(cluster, classify, files, output, top_k, common.progress_bar)
+
+
+def _is_many(path: str) -> bool:
+    return path == "-" or ("://" not in path and glob.has_magic(path) and not Path(path).exists())
 
 
 def _found(
     classify: Classifier, pictures: Sequence[str], top_k: int, rows: list[ReportedPicture] | None
 ) -> Iterator[Classification]:
     """Classify pictures, and keep what the report shows of each if there is to be one."""
-    from crossalign.errors import InputError
-
     for image, features in classify.encode(pictures):
         found = classify.result(image, features, top_k)
         if rows is not None:
@@ -139,6 +190,22 @@ def _found(
         yield found
 
 
+def _print(results: Iterable[Classification], total: int, show: Callable[[Iterable[Classification]], None]) -> int:
+    """Show results with a progress bar, and count those without a label."""
+    failed = 0
+    with common.progress_bar(total, "pictures") as bar:
+
+        def counted() -> Iterator[Classification]:
+            nonlocal failed
+            for result in results:
+                failed += result.error is not None
+                yield result
+                bar.update(1)
+
+        show(counted())
+    return failed
+
+
 def _write_report(page: Path, classify: Classifier, rows: Sequence[ReportedPicture]) -> None:
     from crossalign.files import write_whole
     from crossalign.report import pictures_report
@@ -147,25 +214,27 @@ def _write_report(page: Path, classify: Classifier, rows: Sequence[ReportedPictu
     click.echo(f"report: {page}", err=True)
 
 
+def _printer(as_json: bool, as_csv: bool) -> Callable[[Iterable[Classification]], None]:
+    return _print_json if as_json else _print_csv if as_csv else _print_lines
+
+
 def _print_json(results: Iterable[Classification]) -> None:
+    from crossalign.classifications import json_text
+
     lead = "["
     try:
         for result in results:
-            print(f"{lead}\n{json.dumps(asdict(result), ensure_ascii=False)}", end="", flush=True)
+            print(f"{lead}\n{json_text(result)}", end="", flush=True)
             lead = ","
     finally:  # A run that is stopped leaves a list that can be read.
         print("\n]" if lead == "," else "[]")
 
 
 def _print_csv(results: Iterable[Classification]) -> None:
-    from crossalign.classifier import CSV_HEADER
+    from crossalign.classifications import csv_texts
 
-    plain, quoted = (csv.writer(sys.stdout, lineterminator="\n", quoting=q) for q in (csv.QUOTE_MINIMAL, csv.QUOTE_ALL))
-    plain.writerow(CSV_HEADER)
-    for result in results:
-        # Some versions of the csv module see that a carriage return needs quotes only if lines end in one.
-        (quoted if "\r" in str(result.image) else plain).writerows(result.rows())
-        sys.stdout.flush()
+    for text in csv_texts(results):
+        print(text, end="", flush=True)
 
 
 def _print_lines(results: Iterable[Classification]) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from crossalign.cli import _cluster as clusters
 from crossalign.cli import _common as common
 from crossalign.cli import _measuring as measuring
 from crossalign.errors import InputError
@@ -24,10 +25,7 @@ EVEN = ("photo", "templates", "waffle")
 
 
 @click.command()
-@click.option("--dataset", "--dataset_name", "dataset_name", help="See `crossalign datasets`.")
-@click.option("--data-path", "--data_path", type=click.Path(), help="The dataset's folder [default: the config's].")
-@click.option("--config", "config_name", help="A YAML file or a bundled config's name [default: the dataset's].")
-@click.option("--encoder", help="See `crossalign encoders` [default: the config's].")
+@measuring.dataset_options
 @click.option("--methods", help="Comma separated, or all; see `crossalign methods` [default: all that can run].")
 @click.option("--views", type=click.IntRange(1), help="Local views a picture [default: the config's].")
 @click.option("--budget", help="VIEWSxSENTENCES, such as 16x10: so many views, and at most so many prompts a class.")
@@ -43,17 +41,7 @@ EVEN = ("photo", "templates", "waffle")
 @click.option("--calibration", is_flag=True, help="Measure the probabilities: calibration error and fitted temperature.")
 @click.option("--crop-scale", help="released (0.1,0.9), written (0.5,0.9; Places365 0.7,0.9) or LOW,HIGH.")
 @click.option("--descriptions", multiple=True, type=click.Path(), help="JSON {class: [text]}; may be repeated.")
-@click.option(
-    "--class-names",
-    type=click.Choice(["tidy", "published"]),
-    default="tidy",
-    show_default=True,
-    help="Published: as the papers' programs derive them, alike ones included.",
-)
 @click.option("--allow-missing", is_flag=True, help="The prompt stands for a class that --descriptions lack.")
-@click.option("--batch-size", "--batch_size", type=click.IntRange(1), help="Pictures a batch [default: the config's].")
-@click.option("--limit", type=click.IntRange(1), help="Only that many pictures, spread evenly over the dataset.")
-@click.option("--download", is_flag=True, help="Fetch the dataset first, where torchvision can.")
 @click.option("--output", type=click.Path(), help="Write the results there as JSON.")
 @click.option("--report", type=click.Path(), help="Write an HTML page of accuracies by method and class there.")
 @common.form_option
@@ -61,6 +49,7 @@ EVEN = ("photo", "templates", "waffle")
 @common.workers_option
 @common.device_option
 @common.runtime_options
+@clusters.executor_options
 @common.store_option
 def command(**options: Any) -> None:
     """Measure methods on a dataset and print a table.
@@ -76,41 +65,41 @@ def command(**options: Any) -> None:
       crossalign evaluate --dataset dtd --methods cupl,wca --budget 16x10 --prompts shuffled
       crossalign evaluate --dataset imagenet --encoder open_clip:ViT-B-16/openai --methods cupl,wca --output b16.json
       crossalign evaluate --dataset folder --data-path pets --config oxford_pet     # pets' names, templates, descriptions
+      crossalign evaluate --dataset imagenet --executor ray --ray-address auto --store /shared/store
     """
+    clusters.check_executor(options)
     config, budget = _config(options)
     file, page = (common.check_output(options[key]) if options[key] else None for key in ("output", "report"))
     descriptions = measuring.read_descriptions(config, options["descriptions"])
     methods = _methods(options["methods"], options["prompts"], descriptions)
 
-    from crossalign.datasets import load_dataset
     from crossalign.evaluation import evaluate
     from crossalign.files import write_whole
     from crossalign.store import Store
     from crossalign.tables import results_table, sentences
 
     start = time.perf_counter()
-    dataset = load_dataset(config, options["data_path"], download=options["download"], names=options["class_names"])
-    if options["limit"]:
-        dataset = dataset.limit(options["limit"])
-    click.echo(f"{dataset.name}: {len(dataset.paths)} pictures, {len(dataset.class_names)} classes", err=True)
-    encoder = common.load_encoder(config.encoder, options)
+    dataset = measuring.open_dataset(config, options)
+    encoder = common.load_encoder(config.encoder, clusters.for_driver(options))
     loading = round(time.perf_counter() - start, 3)
-    done = evaluate(
-        dataset,
-        encoder,
-        config,
-        methods,
-        descriptions=descriptions,
-        store=Store(options["store"]),
-        seed=options["seed"],
-        form=options["form"],
-        allow_missing=options["allow_missing"],
-        fresh_seeds=options["fresh_seeds"],
-        calibration=options["calibration"],
-        budget=budget,
-        num_workers=options["num_workers"],
-        progress=common.progress_bar,
-    )
+    with clusters.executor(options, encoder) as executor:
+        done = evaluate(
+            dataset,
+            encoder,
+            config,
+            methods,
+            descriptions=descriptions,
+            store=Store(options["store"]),
+            seed=options["seed"],
+            form=options["form"],
+            allow_missing=options["allow_missing"],
+            fresh_seeds=options["fresh_seeds"],
+            calibration=options["calibration"],
+            budget=budget,
+            num_workers=options["num_workers"],
+            executor=executor,
+            progress=common.progress_bar,
+        )
     done.timing = {"loading": loading} | done.timing
     content = done.to_dict()
     if file:
