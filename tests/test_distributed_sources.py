@@ -8,6 +8,7 @@ import fsspec
 import pyarrow
 import pyarrow.parquet as parquet
 import pytest
+from moto.server import ThreadedMotoServer
 
 from conftest import PHOTOS
 from crossalign.classifier import Classifier
@@ -56,6 +57,38 @@ def test_any_file_system_of_fsspec_is_read():
     assert address == "memory:///bucket/a picture.jpg"
     ((picture,),) = (list(unit.pictures(everything)) for unit in units_of([address], 5))
     assert same(picture, "rocket.jpg")
+
+
+@pytest.fixture
+def bucket(monkeypatch):
+    """An S3 server on this machine, and the parameters that lead there."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "anything")
+    server = ThreadedMotoServer(port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"?scheme=http&endpoint_override={host}:{port}&region=us-east-1&allow_bucket_creation=true"
+    server.stop()
+
+
+def test_object_stores_are_read_and_written(bucket):
+    files, path = place(f"s3://photos/some/{bucket}")
+    files.create_dir("photos")
+    for name in NAMES:
+        with files.open_output_stream(f"{path}{name}") as stream:
+            stream.write((PHOTOS / name).read_bytes())
+    found = find_files([f"s3://photos/some{bucket}"])
+    (unit,) = units_of(found, 64)
+    pictures = list(unit.pictures(everything))
+    assert [str(picture) for picture in pictures] == [f"s3://photos/some/{name}" for name in NAMES]
+    assert all(same(picture, name) for picture, name in zip(pictures, NAMES, strict=True))
+    assert find_files([found[0]]) == found[:1]
+    folder = PartFolder(f"s3://photos/labels.parquet{bucket}")
+    folder.begin({"version": 1})
+    with pytest.raises(InputError, match="was begun with another version"):
+        folder.begin({"version": 2})
+    folder.write("part-000000-00001.parquet", b"x")
+    assert folder.parts() == {0: {1}}
 
 
 @pytest.mark.parametrize("mode", ["w", "w:gz"])

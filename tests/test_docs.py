@@ -59,7 +59,8 @@ def test_the_readmes_python_runs(folder):
 
 
 def test_the_readmes_first_commands_run(folder):
-    first = [line for line in commands(ROOT / "README.md") if line.startswith("crossalign classify")]
+    shown = [line for line in commands(ROOT / "README.md") if line.startswith("crossalign classify")]
+    first = [line for line in shown if "s3://" not in line]
     assert len(first) >= 2
     path = f"{Path(sys.executable).parent}:/usr/bin:/bin"
     for line in first:

@@ -105,7 +105,7 @@ def command(
     clusters.check_executor(settings)
     names = common.read_labels(labels, labels_file)
     if settings["executor"] == "ray":
-        if output is None or not output.lower().endswith(".parquet"):
+        if output is None or not output.lower().partition("?")[0].endswith(".parquet"):
             raise InputError(
                 f"output is {output!r}, but a cluster writes a folder of Parquet files; give --output F.parquet"
             )

@@ -132,7 +132,7 @@ class Cluster:
         Raises:
             InputError: an answer says so in "error", or Ray could not carry on.
         """
-        count = self.workers.count
+        count = min(self.workers.count, len(tasks)) if self.workers.count else None
         pool = ray.data.ActorPoolStrategy(min_size=count or 1, max_size=count)
         data = ray.data.from_items([{"task": task} for task in tasks], override_num_blocks=min(len(tasks), MOST_TASKS))
         data.context.enable_progress_bars = False

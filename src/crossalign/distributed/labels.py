@@ -75,11 +75,13 @@ def label_pictures(
     done = folder.done()
     missing = [unit for unit in everything if unit.number not in (done if unit.packed else folder.parts())]
     what = "files of pictures" if everything[0].packed else "pictures"
-    stripped = copy(classify)
-    del stripped.encoder
-    with progress(sum(len(unit.addresses) for unit in missing), f"{what} labelled") as bar:
-        for row in cluster.map(_Label, (cluster.load_of_worker, stripped, folder, top_k), missing) if missing else ():
-            bar.update(int(row["files"]))
+    if missing:
+        stripped = copy(classify)
+        del stripped.encoder
+        arguments = (cluster.load_of_worker, stripped, folder, top_k)
+        with progress(sum(len(unit.addresses) for unit in missing), f"{what} labelled") as bar:
+            for row in cluster.map(_Label, arguments, missing):
+                bar.update(int(row["files"]))
     return folder.count()
 
 
