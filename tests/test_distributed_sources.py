@@ -13,7 +13,7 @@ from moto.server import ThreadedMotoServer
 from conftest import PHOTOS
 from crossalign.classifier import Classifier
 from crossalign.distributed._sources import find_files, place, units_of
-from crossalign.distributed.labels import PartFolder
+from crossalign.distributed.labels import PartFolder, _Label
 from crossalign.errors import InputError
 from crossalign.reading import Fetched, read_image
 
@@ -138,22 +138,45 @@ def test_a_store_that_fails_stops_the_run(builtin):
         list(Classifier(["cat", "dog"], encoder=builtin, method="clip").stream([Fetched("s3://bucket/a.jpg", fetch)]))
 
 
+def cut_short(folder):
+    with tarfile.open(folder / "a.tar", "w") as tar:
+        for name in NAMES:
+            tar.add(PHOTOS / name)
+    whole = (folder / "a.tar").read_bytes()
+    (folder / "a.tar").write_bytes(whole[: len(whole) // 2])
+
+
 @pytest.mark.parametrize(
-    ("make", "message"),
+    ("make", "before", "message"),
     [
-        (lambda folder: (folder / "a.tar").write_bytes(b"no tar at all"), "tar .*a.tar.* cannot be read"),
-        (lambda folder: (folder / "a.parquet").write_bytes(b"no table at all"), "table .*a.parquet.* cannot be read"),
+        (lambda folder: (folder / "a.tar").write_bytes(b"no tar at all"), 0, "tar .*a.tar' cannot be read"),
+        (cut_short, 1, "tar .*a.tar' cannot be read"),
+        (lambda folder: (folder / "a.parquet").write_bytes(b"no table at all"), 0, "table .*a.parquet' cannot be read"),
         (
             lambda folder: parquet.write_table(pyarrow.table({"label": [1], "name": ["a"]}), folder / "a.parquet"),
-            "has no column of pictures' bytes, but label, name",
+            0,
+            "no column holds bytes of pictures, but there are label, name",
         ),
     ],
 )
-def test_broken_packs_say_so(tmp_path, make, message):
+def test_broken_packs_end_with_a_reason(tmp_path, make, before, message):
     make(tmp_path)
     (unit,) = units_of(find_files([str(tmp_path)]), 64)
+    *whole, broken = unit.pictures(everything)
+    assert len(whole) == before
+    assert all(same(picture, str(picture).rpartition("/")[2]) for picture in whole)
     with pytest.raises(InputError, match=message):
-        list(unit.pictures(everything))
+        read_image(broken)
+
+
+def test_a_pack_that_was_removed_is_a_reason_too(tmp_path):
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        tar.add(PHOTOS / "rocket.jpg")
+    (unit,) = units_of(find_files([str(tmp_path)]), 64)
+    (tmp_path / "a.tar").unlink()
+    (broken,) = unit.pictures(everything)
+    with pytest.raises(InputError, match=r"a\.tar' cannot be read"):
+        read_image(broken)
 
 
 def test_wrong_addresses_say_so(tmp_path, photos):
@@ -189,3 +212,32 @@ def test_a_folder_with_other_files_is_left_alone(tmp_path):
     with pytest.raises(InputError, match="holds other files; name a new folder"):
         PartFolder(str(tmp_path)).begin({"version": 1})
     assert [file.name for file in tmp_path.iterdir()] == ["holiday.jpg"]
+
+
+def test_a_tar_that_was_labelled_in_part_goes_on(tmp_path, builtin, monkeypatch):
+    monkeypatch.setattr("crossalign.distributed.labels.MOST", 2)
+    names = ("chelsea.png", "coffee.png", "rocket.jpg", "astronaut.png", "chelsea.png")
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for number, name in enumerate(names):
+            tar.add(PHOTOS / name, f"{number} {name}")
+    (unit,) = units_of(find_files([str(tmp_path / "a.tar")]), 64)
+    classify = Classifier(["cat", "cup of coffee", "rocket"], encoder=builtin, method="clip")
+    folder = PartFolder(str(tmp_path / "labels"))
+    label = _Label(lambda: builtin, classify, folder, top_k=1)
+    assert label({"task": unit}) == {"files": 1, "error": ""}
+    files = {file.name: file for file in (tmp_path / "labels").iterdir()}
+    assert sorted(files) == ["_done-000000", *(f"part-000000-{part:05d}.parquet" for part in range(3))]
+    found = parquet.read_table(tmp_path / "labels").to_pydict()
+    assert found["image"] == [f"{tmp_path}/a.tar/{number} {name}" for number, name in enumerate(names)]
+    here = classify([PHOTOS / name for name in names], top_k=1)
+    assert [(result.label, result.predictions[0].score) for result in here] == list(
+        zip(found["label"], found["score"], strict=True)
+    )
+    before = {name: file.read_bytes() for name, file in files.items()}
+    first = files["part-000000-00000.parquet"].stat().st_mtime_ns
+    files["_done-000000"].unlink()
+    files["part-000000-00001.parquet"].unlink()
+    label({"task": unit})
+    assert {name: file.read_bytes() for name, file in files.items()} == before
+    assert files["part-000000-00000.parquet"].stat().st_mtime_ns == first
+    assert folder.count() == (5, 0)

@@ -45,8 +45,7 @@ class Unit:
     def pictures(self, wanted: Callable[[int], bool]) -> Iterator[ImageLike | None]:
         """Yield its pictures, in order, and None in the place of those that are not wanted, which are not fetched.
 
-        Raises:
-            InputError: a tar or a table is broken, or a table has no pictures.
+        A tar or a table that is broken or missing ends with one that cannot be read, so that the others go on.
         """
         (first, *_), bare = self.addresses, _bare(self.addresses[0]).lower()
         if bare.endswith(TAR_SUFFIXES):
@@ -160,8 +159,8 @@ def _from_tar(address: str, wanted: Callable[[int], bool]) -> Iterator[ImageLike
                     # A tar that is streamed can be read in its order alone, so that nothing is left for later.
                     file = tar.extractfile(member) if wanted(next(number)) else None
                     yield Fetched(f"{name}/{member.name}", partial(bytes, file.read())) if file else None
-    except (tarfile.TarError, EOFError) as error:
-        raise InputError(f"tar {name!r} cannot be read ({error}); replace it or leave it out") from None
+    except (tarfile.TarError, EOFError, FileNotFoundError) as error:
+        yield _broken(name, f"tar {name!r} cannot be read ({' '.join(str(error).split())}); replace it or leave it out")
 
 
 def _from_table(address: str, wanted: Callable[[int], bool]) -> Iterator[ImageLike | None]:
@@ -170,13 +169,20 @@ def _from_table(address: str, wanted: Callable[[int], bool]) -> Iterator[ImageLi
     try:
         with files.open_input_file(path) as file:
             table = pyarrow.parquet.ParquetFile(file)
-            column = _picture_column(table.schema_arrow, name)
+            column = _picture_column(table.schema_arrow)
             for batch in table.iter_batches(ROWS_AT_ONCE, columns=[column]):
                 for cell in batch.column(0):
                     row = next(number)
                     yield _from_cell(cell.as_py(), f"{name}#{row}") if wanted(row) else None
-    except pyarrow.ArrowInvalid as error:
-        raise InputError(f"table {name!r} cannot be read ({error}); replace it or leave it out") from None
+    except (pyarrow.ArrowInvalid, FileNotFoundError, InputError) as error:
+        yield _broken(name, f"table {name!r} cannot be read ({' '.join(str(error).split())}); replace it or leave it out")
+
+
+def _broken(name: str, reason: str) -> Fetched:
+    def fetch() -> bytes:
+        raise InputError(reason)
+
+    return Fetched(name, fetch)
 
 
 def _from_cell(cell: Any, name: str) -> ImageLike:
@@ -184,11 +190,11 @@ def _from_cell(cell: Any, name: str) -> ImageLike:
     return Fetched(f"{name} {called}" if called else name, partial(bytes, content or b""))
 
 
-def _picture_column(schema: pyarrow.Schema, name: str) -> str:
+def _picture_column(schema: pyarrow.Schema) -> str:
     """Find the column of bytes, as such or as the field "bytes" of a struct, as in datasets of the Hugging Face hub."""
     for field in schema:
         kind = field.type
         struct = pyarrow.types.is_struct(kind) and kind.get_field_index("bytes") >= 0
         if struct or pyarrow.types.is_binary(kind) or pyarrow.types.is_large_binary(kind):
             return str(field.name)
-    raise InputError(f"table {name!r} has no column of pictures' bytes, but {', '.join(schema.names)}; write one")
+    raise InputError(f"no column holds bytes of pictures, but there are {', '.join(schema.names)}")
