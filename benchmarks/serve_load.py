@@ -1,6 +1,7 @@
 """Load a real server on loopback with many clients at once; print throughput and waiting times.
 
     python benchmarks/serve_load.py
+    python benchmarks/serve_load.py --views adaptive
     python benchmarks/serve_load.py --method clip --clients 50 --seconds 60
     python benchmarks/serve_load.py --encoder open_clip:ViT-B-32/openai --num-workers 16
 
@@ -65,7 +66,7 @@ class Load:
         photo, labels = question
         data = {"labels": labels, "method": self._options.method}
         if self._options.views:
-            data["views"] = str(self._options.views)
+            data["views"] = self._options.views
         response = await self._client.post("/v1/classify", files={"images": (photo, self._photos[photo])}, data=data)
         if response.status_code != 200:
             return response.status_code, []
@@ -126,7 +127,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--encoder", default="builtin")
     parser.add_argument("--method", default="wca")
-    parser.add_argument("--views", type=int, help="of wca; by default 60")
+    parser.add_argument("--views", help="of wca, a number or adaptive; by default 60")
     parser.add_argument("--num-workers", type=int, default=2)
     parser.add_argument("--timeout", type=float, default=300)
     options = parser.parse_args()

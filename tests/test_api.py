@@ -90,6 +90,16 @@ def test_pictures_get_the_labels_that_the_classifier_gives(client, builtin):
     assert [result["predictions"][0]["label"] for result in answer["results"]] == ["cat", "cup of coffee"]
 
 
+def test_adaptive_views_are_the_classifiers(client, builtin):
+    by_form = ask(client, ("a.png", CHELSEA), views="adaptive").json()["results"][0]
+    by_json = ask_json(client, images=[as_base64(CHELSEA)], views="adaptive").json()["results"][0]
+    (expected,) = Classifier(LABELS, encoder=builtin, views="adaptive")(PHOTOS / "chelsea.png")
+    assert by_form["views"] == by_json["views"] == expected.views < 60
+    assert by_form["predictions"] == by_json["predictions"]
+    assert by_form["predictions"][0]["score"] == pytest.approx(expected.predictions[0].score, abs=1e-4)
+    assert ask(client, ("a.png", CHELSEA)).json()["results"][0]["views"] == 4
+
+
 def test_json_and_multipart_agree(client):
     texts = {"cat": ["has whiskers"], "cup of coffee": ["has a handle"], "rocket": ["has a nose cone"]}
     by_form = ask(client, ("a.png", CHELSEA), descriptions=json.dumps(texts), domain="thing").json()["results"][0]
@@ -186,6 +196,8 @@ def test_bad_pictures_get_a_reason(client, content, words):
         ({"method": "all"}, "one method"),
         ({"views": "0"}, "views"),
         ({"views": "100000"}, "between 1 and 200"),
+        ({"views": "many"}, "whole number from 1 to 1000000, or adaptive"),
+        ({"views": "adaptive", "method": "clip"}, "method clip has no adaptive views"),
         ({"top_k": "0"}, "top_k"),
         ({"top_k": str(10**30)}, "top_k"),
         ({"descriptions": json.dumps({label: ["\ud800"] for label in LABELS})}, "descriptions"),

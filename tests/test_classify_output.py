@@ -23,9 +23,9 @@ from pyarrow import parquet
 
 from conftest import PHOTOS
 from crossalign import Classifier
+from crossalign.classifications import json_text
 from crossalign.cli import _journal, main
 from crossalign.cli._journal import Journal
-from crossalign.classifications import json_text
 from crossalign.cli._labelling import check_labels_file, label_into
 from crossalign.errors import InputError
 

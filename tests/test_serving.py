@@ -16,10 +16,13 @@ import pytest
 import torch
 
 from conftest import PHOTOS
-from crossalign.api import create_app
+from crossalign.adaptive import Rounds
+from crossalign.classifier import Classifier
 from crossalign.errors import InputError
 from crossalign.features import encode_views
-from crossalign.serving import KEPT_TEXTS, LONGEST, Busy, Engine, Limits, Question, Unavailable
+from crossalign.web.api import create_app
+from crossalign.web.engine import LONGEST, Busy, Engine, Limits, Unavailable
+from crossalign.web.label_sets import KEPT_TEXTS, Question
 from server import SCRIPT, wait_for
 
 LABELS = ("cat", "cup of coffee", "rocket")
@@ -84,7 +87,7 @@ def test_clients_share_batches_and_get_what_each_would_alone(watched, monkeypatc
     # Batches are for GPUs; where there is none the encoder says that it is one, and computes where it can.
     watched.device = torch.device("cuda")
     engine = Engine(watched)
-    monkeypatch.setattr("crossalign.serving.encode_views", counted)
+    monkeypatch.setattr("crossalign.web.engine.encode_views", counted)
     names = ("chelsea.png", "coffee.png", "rocket.jpg", "astronaut.png")
     questions = (
         Question.of(LABELS, views=3),
@@ -120,6 +123,72 @@ def test_on_a_cpu_answers_are_the_same_bit_for_bit_however_busy_it_is(engine):
         assert torch.equal(one, other)
 
 
+PICTURES = ("chelsea.png", "coffee.png", "rocket.jpg", "astronaut.png", "page.png")
+
+
+def test_adaptive_views_are_the_librarys_bit_for_bit_whoever_else_asks(engine, watched, builtin):
+    asked = [(name, Question.of(LABELS, views="adaptive")) for name in PICTURES] * 2
+    asked += [(name, Question.of(LABELS, views=40)) for name in PICTURES]
+
+    def features(name, question):
+        (found,) = engine.encode([opened(name)], engine.classifier(question))
+        return found
+
+    with ThreadPoolExecutor(len(asked)) as clients:
+        found = list(clients.map(lambda one: features(*one), asked))
+    library = [Classifier(LABELS, encoder=builtin, views=views) for views in ("adaptive", 40)]
+    for (name, question), ours in zip(asked, found, strict=True):
+        ((_, theirs),) = library[question.views == 40].encode([PHOTOS / name])
+        assert torch.equal(ours, theirs), (name, question.views)
+    counts = {len(ours) - 1 for (_, question), ours in zip(asked, found, strict=True) if question.views != 40}
+    assert len(counts) > 1
+    assert counts <= set(Rounds().counts)
+    assert engine.label_sets == 1, "the texts are the same, however many views are taken"
+
+
+def test_adaptive_rounds_of_several_pictures_share_batches_on_a_gpu(watched, builtin, monkeypatch):
+    batches = []
+
+    def counted(encoder, views):
+        batches.append(tuple(views.shape[:2]))
+        return encode_views(encoder, views)
+
+    monkeypatch.setattr("crossalign.web.engine.encode_views", counted)
+    watched.device = torch.device("cuda")
+    engine = Engine(watched, num_workers=4)
+    classify = engine.classifier(Question.of(LABELS, views="adaptive"))
+    watched.began.clear()
+    watched.may_go.clear()
+    with ThreadPoolExecutor(2) as clients:
+        first = clients.submit(scores, engine, "page.png", Question.of(LABELS, method="clip"))
+        assert watched.began.wait(20)
+        together = clients.submit(lambda: list(engine.encode([opened(name) for name in PICTURES[:4]], classify)))
+        wait_for(lambda: len(engine._jobs) == 4)
+        watched.may_go.set()
+        first.result()
+        library = Classifier(LABELS, encoder=builtin, views="adaptive")
+        for ours, (_, theirs) in zip(together.result(), library.encode([PHOTOS / n for n in PICTURES[:4]]), strict=True):
+            torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
+    engine.close()
+    assert batches[:2] == [(1, 1), (4, 1 + Rounds().counts[0])]
+
+
+def test_methods_without_adaptive_views_say_so_as_the_library_does(engine, builtin):
+    for method in ("clip", "awt"):
+        with pytest.raises(InputError) as library:
+            Classifier(LABELS, encoder=builtin, method=method, views="adaptive")
+        with pytest.raises(InputError, match=f"method {method} has no adaptive views") as ours:
+            engine.classifier(Question.of(LABELS, method=method, views="adaptive"))
+        assert str(ours.value) == str(library.value)
+
+
+def test_adaptive_views_keep_to_the_limit_of_views(builtin):
+    engine = Engine(builtin, Limits(views=59))
+    with pytest.raises(InputError, match="up to 60 a picture, but 59 are the limit"):
+        engine.classifier(Question.of(LABELS, views="adaptive"))
+    engine.close()
+
+
 def test_a_label_set_is_encoded_once_also_for_many_at_a_time(engine, watched):
     question = Question.of(LABELS, views=2)
     with ThreadPoolExecutor(8) as clients:
@@ -133,7 +202,7 @@ def test_a_label_set_is_encoded_once_also_for_many_at_a_time(engine, watched):
 
 
 def test_the_least_recently_used_label_sets_are_dropped(engine, monkeypatch):
-    monkeypatch.setattr("crossalign.serving.KEPT_TEXTS", 5)
+    monkeypatch.setattr("crossalign.web.label_sets.KEPT_TEXTS", 5)
     first, second, third = (Question.of([name, "dog"], method="clip") for name in ("cat", "fox", "owl"))
     kept = engine.classifier(first).bank
     engine.classifier(second)
@@ -160,18 +229,21 @@ def test_one_bad_picture_does_not_hurt_its_neighbours(engine):
 
 def test_a_failing_encoder_fails_one_batch_and_goes_on(engine, watched):
     classify = engine.classifier(Question.of(LABELS, views=2))
-    watched.broken = True
-    with pytest.raises(RuntimeError, match="out of memory"):
-        list(engine.encode([opened("chelsea.png")], classify))
-    watched.broken = False
-    (features,) = engine.encode([opened("chelsea.png")], classify)
-    assert np.isfinite(features.numpy()).all()
+    adaptive = engine.classifier(Question.of(LABELS, views="adaptive"))
+    for one in (classify, adaptive):
+        watched.broken = True
+        with pytest.raises(RuntimeError, match="out of memory"):
+            list(engine.encode([opened("chelsea.png")], one))
+        watched.broken = False
+        (features,) = engine.encode([opened("chelsea.png")], one)
+        assert np.isfinite(features.numpy()).all()
 
 
-def test_waiting_clients_are_told_when_it_closes(builtin):
+@pytest.mark.parametrize("views", [2, "adaptive"])
+def test_waiting_clients_are_told_when_it_closes(builtin, views):
     watched = Watched(builtin)
     engine = Engine(watched)
-    classify = engine.classifier(Question.of(LABELS, views=2))
+    classify = engine.classifier(Question.of(LABELS, views=views))
     watched.may_go.clear()
     with ThreadPoolExecutor(2) as pool:
         waiting = pool.submit(lambda: list(engine.encode([opened("chelsea.png") for _ in range(30)], classify)))
@@ -180,6 +252,7 @@ def test_waiting_clients_are_told_when_it_closes(builtin):
         with pytest.raises(Unavailable, match="shutting down"):
             waiting.result(10)
         watched.may_go.set()
+    wait_for(lambda: not any(thread.name.startswith("cut") and thread.is_alive() for thread in engine._cutters._threads))
 
 
 def test_more_pictures_than_places_are_refused(builtin):

@@ -14,6 +14,7 @@ from playwright.sync_api import expect, sync_playwright
 
 import llm_server
 from conftest import PHOTOS
+from crossalign.adaptive import Rounds
 from server import serving
 
 CHROMIUM = shutil.which("chromium")
@@ -126,6 +127,20 @@ def test_a_photo_gets_its_label_the_reasons_and_files(page):
     page.get_by_role("radio", name="dog").click()
     page.locator("#reasons").get_by_text("a photo of a dog.").wait_for()
     assert shown_picture(page, "#heat") not in (heat, framed)
+
+
+@pytest.mark.browser
+def test_adaptive_views_say_how_many_they_were(page):
+    upload(page, PHOTOS / "chelsea.png")
+    page.get_by_label("Look only as long as the answer is open").check()
+    expect(page.get_by_label("range slider for Local views")).to_be_hidden()
+    label(page, "dog, cat, cup of coffee")
+    page.locator("#answer strong").get_by_text("cat", exact=True).wait_for()
+    text, _ = downloaded(page, "Download JSON")
+    (found,) = json.loads(text)
+    assert found["views"] in Rounds().counts[:-1]
+    expect(page.locator("#answer")).to_contain_text(f"after {found['views']} views")
+    shown_picture(page, "#heat")
 
 
 @pytest.mark.browser
@@ -278,7 +293,7 @@ def ask_behind_the_page(url, pictures, labels="cat, dog"):
     """Send the page's own request with something else for the pictures; tell how it ended."""
     with httpx.Client(base_url=url, auth=AUTH, timeout=60) as client:
         (event,) = [d for d in client.get("/config").json()["dependencies"] if d["api_name"] == "_label_pictures"]
-        body = {"data": [pictures, labels, "", "wca", 2, ""], "fn_index": event["id"], "session_hash": "stranger"}
+        body = {"data": [pictures, labels, "", "wca", False, 2, ""], "fn_index": event["id"], "session_hash": "stranger"}
         client.post("/gradio_api/queue/join", json=body).raise_for_status()
         with client.stream("GET", "/gradio_api/queue/data", params={"session_hash": "stranger"}) as lines:
             messages = (json.loads(line.removeprefix("data: ")) for line in lines.iter_lines() if line)

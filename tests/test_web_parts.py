@@ -14,9 +14,9 @@ from conftest import PHOTOS
 from crossalign.classifier import Classification, Classifier
 from crossalign.errors import InputError
 from crossalign.explanation import explain
-from crossalign.serving import Question
-from crossalign.web_question import as_lines, as_list, question_of, split_labels
-from crossalign.web_results import Shown, answer_html, files_html, heat_picture, legend_html, reasons_html, reduced
+from crossalign.web.label_sets import Question
+from crossalign.web.question import as_lines, as_list, question_of, split_labels
+from crossalign.web.results import Shown, answer_html, files_html, heat_picture, legend_html, reasons_html, reduced
 
 EVIL = "<img src=x onerror=alert(1)>"
 

@@ -16,10 +16,10 @@ import torch
 from fastapi.testclient import TestClient
 from PIL import Image
 
-from crossalign.api import create_app
 from crossalign.errors import InputError
 from crossalign.reading import read_image
-from crossalign.serving import Engine, Limits
+from crossalign.web.api import create_app
+from crossalign.web.engine import Engine, Limits
 from fuzzed import FOUND
 from zoo import AVIF, LABEL, build, photo, saved, zoo
 

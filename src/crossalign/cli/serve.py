@@ -11,11 +11,12 @@ import signal
 import socket
 import sys
 import tempfile
-from contextlib import suppress
+from contextlib import redirect_stdout, suppress
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from crossalign.cli import _cluster as clusters
 from crossalign.cli import _common as common
 from crossalign.errors import InputError
 
@@ -23,9 +24,10 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
 
     from crossalign.descriptions.llm import Server
-    from crossalign.serving import Engine
+    from crossalign.web.engine import Engine, Limits
 
 POSITIVE = click.FloatRange(0, min_open=True)
+LISTENS = "crossalign listens on {} (API at /v1, its documentation at /docs); Ctrl+C ends it"
 
 
 @click.command()
@@ -47,11 +49,15 @@ POSITIVE = click.FloatRange(0, min_open=True)
 @common.workers_option
 @common.device_option
 @common.runtime_options
+@clusters.executor_options
 def command(**options: Any) -> None:
     """Serve a web page at / and an API at /v1, with its documentation at /docs.
 
     Nobody but this machine reaches it unless --host says so. What is too large or too much is refused with a reason, and no
     path that a client sends is opened. The LLM's key, if it needs one, comes from OPENAI_API_KEY.
+
+    With --executor ray the API is served by replicas on a Ray cluster, whose head node listens; limits hold for each
+    replica. The page is left out there, since its visitors' results live in one process.
 
     \b
     Examples:
@@ -59,34 +65,75 @@ def command(**options: Any) -> None:
       crossalign serve --port 8000 --encoder open_clip:ViT-B-32/openai --labels-file labels.txt
       SECRET=... crossalign serve --host 0.0.0.0 --auth anna:SECRET
       curl -F images=@cat.jpg -F labels=cat,dog http://127.0.0.1:7860/v1/classify
+      crossalign serve --executor ray --ray-address auto --host 0.0.0.0 --auth anna:SECRET
     """
     # Without this, SIGTERM would leave the folder of uploads behind.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    _check_installed()
+    signal.signal(signal.SIGTERM, _end)
+    clusters.check_executor(options)
+    _check_installed(options["executor"])
     login = _login(options["auth"]) if options["auth"] else None
     labels = common.read_labels(None, options["labels_file"]) if options["labels_file"] else []
+    if options["executor"] == "ray":
+        _serve_on_cluster(options, labels, login)
+    else:
+        _serve_here(options, labels, login)
+
+
+def _end(*_: Any) -> None:
+    sys.exit(0)
+
+
+def _serve_here(options: dict[str, Any], labels: list[str], login: tuple[str, str] | None) -> None:
     llm = _llm(options["model"], options["base_url"]) if options["model"] else None
     with _listen(options["host"], options["port"]) as listener, tempfile.TemporaryDirectory(prefix="crossalign-") as folder:
         _warn_if_open(options["host"], login is not None)
         # Uploads go where no other user can look, and vanish with the server.
         os.environ["GRADIO_TEMP_DIR"] = folder
-        engine = _engine(options)
+        encoder = common.load_encoder(options["encoder"], options)
 
-        from crossalign.api import create_app
-        from crossalign.web import mount_page
+        from crossalign.web.api import create_app
+        from crossalign.web.engine import Engine
+        from crossalign.web.page import mount_page
 
+        engine = Engine(encoder, _limits(options), num_workers=max(1, options["num_workers"]))
         app = create_app(engine, labels, login)
         mount_page(app, engine, labels, llm)
         listener.listen()
         address = f"http://{_in_url(options['host'])}:{listener.getsockname()[1]}"
-        click.echo(f"crossalign listens on {address} (API at /v1, its documentation at /docs); Ctrl+C ends it")
+        click.echo(LISTENS.format(address))
         _run(app, listener, engine)
 
 
-def _check_installed() -> None:
-    needed = ("fastapi", "fastapi_offline", "gradio", "python_multipart", "uvicorn")
+def _serve_on_cluster(options: dict[str, Any], labels: list[str], login: tuple[str, str] | None) -> None:
+    if options["model"]:
+        raise InputError(f"--model {options['model']} belongs to the page, which a cluster does not serve; leave it out")
+    from crossalign.distributed.serving import Replica, deployed, watch
+
+    _warn_if_open(options["host"], login is not None)
+    limits = _limits(options)
+    encoder = common.load_encoder(options["encoder"], clusters.for_driver(options))
+    # Ray tells of each worker that dies on standard output.
+    terminal = sys.stdout
+    with (
+        open(os.devnull, "w") as nowhere,
+        redirect_stdout(nowhere),
+        clusters.join(options, encoder) as cluster,
+        suppress(KeyboardInterrupt),
+    ):
+        # Ray has put its own in this one's place.
+        signal.signal(signal.SIGTERM, _end)
+        replica = Replica(cluster.load_of_worker, limits, tuple(labels), login)
+        with deployed(cluster, replica, options["host"], options["port"]) as address:
+            click.echo(LISTENS.format(address), terminal)
+            watch()
+
+
+def _check_installed(executor: str) -> None:
+    on_cluster = executor == "ray"
+    needed = ("fastapi", "fastapi_offline", "ray" if on_cluster else "gradio", "python_multipart", "uvicorn")
     if missing := [name for name in needed if importlib.util.find_spec(name) is None]:
-        raise InputError(f"serving needs {', '.join(missing)} too; run `pip install 'crossalign[serve]'`")
+        extras = "ray,serve" if on_cluster else "serve"
+        raise InputError(f"serving needs {', '.join(missing)} too; run `pip install 'crossalign[{extras}]'`")
 
 
 def _login(auth: str) -> tuple[str, str]:
@@ -122,10 +169,10 @@ def _listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def _engine(options: dict[str, Any]) -> Engine:
-    from crossalign.serving import Engine, Limits
+def _limits(options: dict[str, Any]) -> Limits:
+    from crossalign.web.engine import Limits
 
-    limits = Limits(
+    return Limits(
         megabytes=options["max_megabytes"],
         megapixels=options["max_megapixels"],
         images=min(options["max_images"], options["queue"]),
@@ -133,8 +180,6 @@ def _engine(options: dict[str, Any]) -> Engine:
         queue=options["queue"],
         seconds=options["timeout"],
     )
-    encoder = common.load_encoder(options["encoder"], options)
-    return Engine(encoder, limits, num_workers=max(1, options["num_workers"]))
 
 
 def _warn_if_open(host: str, locked: bool) -> None:

@@ -11,14 +11,15 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import asdict
 from io import BytesIO
-from typing import Any, BinaryIO, TypeVar
+from typing import Annotated, Any, BinaryIO, Literal, TypeVar
 
 import open_clip
 from fastapi import Depends, FastAPI, Request
 from fastapi.responses import JSONResponse
 from fastapi.security import HTTPBasic
 from fastapi_offline import FastAPIOffline
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, WrapValidator
+from pydantic_core import PydanticCustomError
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
@@ -27,14 +28,26 @@ from starlette.types import Receive, Scope, Send
 from crossalign import __version__
 from crossalign.encoders import backends
 from crossalign.errors import InputError
-from crossalign.http_guards import BasicAuth, BodyLimit
 from crossalign.methods import METHODS
-from crossalign.serving import Busy, Engine, Limits, Question, Unavailable
+from crossalign.web.engine import Busy, Engine, Limits, Unavailable
+from crossalign.web.guards import BasicAuth, BodyLimit
+from crossalign.web.label_sets import Question
 
 Pictures = list[tuple[str, BinaryIO]]
 MOST = 1_000_000
 """No question makes sense of a larger number, and tensors cannot count as far as JSON."""
 Body = TypeVar("Body", bound=BaseModel)
+
+
+def _views(given: Any, validate: Callable[[Any], Any]) -> Any:
+    """Say in one sentence what two kinds of values would say in two."""
+    try:
+        return validate(given)
+    except ValidationError:
+        raise PydanticCustomError("views", "must be a whole number from 1 to {most}, or adaptive", {"most": MOST}) from None
+
+
+Views = Annotated[Annotated[int, Field(ge=1, le=MOST)] | Literal["adaptive"], WrapValidator(_views)]
 
 
 class Asked(BaseModel):
@@ -48,7 +61,7 @@ class Asked(BaseModel):
     )
     method: str = Field("wca", json_schema_extra={"enum": list(METHODS)})
     domain: str = Field("", description='What kind of thing all labels are, such as "pet".')
-    views: int | None = Field(None, ge=1, le=MOST, description="Local views a picture; by default 60.")
+    views: Views | None = Field(None, description="Local views a picture, by default 60; adaptive: what its answer takes.")
     top_k: int = Field(3, ge=1, le=MOST, description="How many labels each picture gets.")
 
 
@@ -71,6 +84,7 @@ class Labelled(BaseModel):
 
     image: str
     predictions: list[Found]
+    views: int = Field(description="How many local views were looked at.")
 
 
 class Answer(BaseModel):
@@ -134,7 +148,7 @@ MULTIPART = {
         "descriptions": {"type": "string", "description": "JSON: {label: [text]}."},
         "method": {"type": "string", "enum": list(METHODS), "default": "wca"},
         "domain": {"type": "string"},
-        "views": {"type": "integer", "minimum": 1, "maximum": MOST},
+        "views": {"anyOf": [{"type": "integer", "minimum": 1, "maximum": MOST}, {"const": "adaptive"}]},
         "top_k": {"type": "integer", "minimum": 1, "maximum": MOST, "default": 3},
     },
 }
@@ -218,8 +232,8 @@ def _answer(engine: Engine, pictures: Pictures, asked: Asked, labels: Sequence[s
     for (name, _), features in zip(pictures, engine.encode(pictures, classify), strict=True):
         if isinstance(features, InputError):
             raise features
-        predictions = classify.rank(classify.score(features[None])[0], asked.top_k)
-        results.append(Labelled(image=name, predictions=[Found(**asdict(found)) for found in predictions]))
+        predictions = [Found(**asdict(p)) for p in classify.rank(classify.score(features[None])[0], asked.top_k)]
+        results.append(Labelled(image=name, predictions=predictions, views=len(features) - 1))
     return Answer(encoder=engine.encoder.name, method=classify.method.name, results=results)
 
 
@@ -327,6 +341,11 @@ def _put_reasons(app: FastAPI) -> None:
     as_json(Busy, 429, **{"Retry-After": "2"})
     as_json(Unavailable, 503)
     as_json(Exception, 500, "the server failed; its log says where")
+
+    @app.exception_handler(HTTPException)
+    async def not_here(request: Request, error: HTTPException) -> JSONResponse:
+        reason = f"there is nothing at {request.url.path}; see /docs" if error.status_code == 404 else error.detail
+        return JSONResponse({"reason": reason}, error.status_code, error.headers)
 
     @app.exception_handler(Refused)
     async def refused(_: Request, error: Refused) -> JSONResponse:

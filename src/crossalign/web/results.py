@@ -61,7 +61,8 @@ def answer_html(shown: Shown) -> str:
     if shown.reasons is None:
         return f"<p class='ca-failed'>{escape(shown.found.error or '')}</p>"
     best, second = shown.found.predictions[:2]
-    lead = f"<small>ahead of {escape(second.label)} by {best.score - second.score:.3f}</small>"
+    after = f" after {shown.found.views} views" if shown.found.views else ""
+    lead = f"<small>ahead of {escape(second.label)} by {best.score - second.score:.3f}{after}</small>"
     return f"<p class='ca-answer'><strong>{escape(best.label)}</strong> {lead}<br>{name}</p>"
 
 

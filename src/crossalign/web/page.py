@@ -12,16 +12,18 @@ import gradio as gr
 from fastapi import FastAPI
 from torch import Tensor
 
-from crossalign.classifier import Classification, Classifier
+from crossalign.adaptive import Rounds
+from crossalign.classifier import Classifier
 from crossalign.configs import config_names, load_config
 from crossalign.datasets import classes_of
 from crossalign.descriptions import bundled_descriptions, bundled_names
 from crossalign.errors import InputError
 from crossalign.explanation import explain
 from crossalign.methods import METHODS
-from crossalign.serving import Busy, Engine, Question, Unavailable
-from crossalign.web_question import as_lines, as_list, question_of, split_labels
-from crossalign.web_results import (
+from crossalign.web.engine import Busy, Engine, Unavailable
+from crossalign.web.label_sets import Question, Views
+from crossalign.web.question import as_lines, as_list, question_of, split_labels
+from crossalign.web.results import (
     Shown,
     answer_html,
     files_html,
@@ -71,7 +73,7 @@ def mount_page(app: FastAPI, engine: Engine, labels: Sequence[str] = (), llm: Se
         Page(engine, labels, llm).blocks,
         path="/",
         theme=_theme(),
-        css_paths=Path(__file__).with_name("web.css"),
+        css_paths=Path(__file__).with_name("page.css"),
         footer_links=[],
         run_history=False,
         ssr_mode=False,
@@ -159,6 +161,12 @@ class Page:
             methods = [(f"{m.name}: {m.summary}", m.name) for m in METHODS.values() if m.explainable]
             self._method = gr.Dropdown(methods, value="wca", label="Method", elem_id="method")
             most = min(100, self._engine.limits.views)
+            self._adaptive = gr.Checkbox(
+                False,
+                label="Look only as long as the answer is open",
+                info="wca and mean-views: about a third of the time, and nearly always the answer of 60 views",
+                visible=Rounds.max_views <= self._engine.limits.views,
+            )
             self._views = gr.Slider(1, most, min(60, most), step=1, label="Local views a picture (wca)")
 
     def _show(self) -> None:
@@ -184,7 +192,7 @@ class Page:
     def _connect(self) -> None:
         """Say what happens when a field is used."""
         private: dict[str, Any] = {"api_visibility": "private"}
-        question = [self._labels, self._descriptions, self._method, self._views, self._domain]
+        question = [self._labels, self._descriptions, self._method, self._adaptive, self._views, self._domain]
         picture = [self._answer, self._details, self._bars, self._label]
         reasons = [self._where, self._heat, self._legend, self._reasons, self._seen, self._gallery]
         state = [self._kept, self._chosen, self._label]
@@ -198,6 +206,7 @@ class Page:
             **private,
         )
         labels = [self._labels, self._descriptions, self._domain]
+        self._adaptive.input(lambda chosen: gr.Slider(visible=not chosen), self._adaptive, self._views, **private)
         self._photos.select(_try_photo, None, [self._pictures, *labels], **private)
         self._overview.select(self._choose, self._kept, [self._chosen, *picture, *reasons], **private)
         self._label.input(self._reasons_of, state, reasons, **private)
@@ -212,14 +221,16 @@ class Page:
         labels: str,
         descriptions: str,
         method: str,
+        adaptive: bool,
         views: int,
         domain: str,
         progress: gr.Progress = gr.Progress(),  # noqa: B008
     ) -> list[Any]:
         """Answer the question about all pictures, and show the first that could be read."""
         paths = [path for path, _ in pictures or []]
+        count: Views = "adaptive" if adaptive else int(views)
         try:
-            shown = self._found(paths, question_of(labels, descriptions, method, int(views), domain.strip()), progress)
+            shown = self._found(paths, question_of(labels, descriptions, method, count, domain.strip()), progress)
         except (InputError, Busy, Unavailable) as error:
             raise _in_words(error) from error
         first = next((n for n, one in enumerate(shown) if one.reasons), 0)
@@ -246,11 +257,11 @@ class Page:
         return shown
 
     def _shown(self, name: str, file: BinaryIO, features: Tensor | InputError, classify: Classifier) -> Shown:
+        found = classify.result(name, features, TOP)
         if isinstance(features, InputError):
-            return Shown(Classification(name, (), str(features)))
+            return Shown(found)
         file.seek(0)
         pixels = self._engine.read(name, file).permute(1, 2, 0).numpy()
-        found = Classification(name, classify.rank(classify.score(features[None])[0], TOP))
         return Shown(found, reduced(pixels), explain(classify, pixels, EXPLAINED, features=features))
 
     def _choose(self, shown: list[Shown], event: gr.SelectData) -> list[Any]:

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import OrderedDict, deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future, InvalidStateError, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeout
 from contextlib import contextmanager, suppress
 from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
 
+from crossalign.adaptive import Rounds
 from crossalign.classifier import Classifier
 from crossalign.descriptions import normalise_name
 from crossalign.encoders import Encoder
@@ -23,17 +24,16 @@ from crossalign.errors import InputError
 from crossalign.features import encode_views
 from crossalign.reading import read_image
 from crossalign.views import LONGEST
+from crossalign.web.label_sets import LabelSets, Question, with_views
 
 PICTURE_FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
 """What is decoded for strangers; some other formats that PIL knows start programs or are rarely tested."""
 BATCH = 8
 """Pictures encoded together on a GPU; a CPU gains nothing by it, since `encode_views` takes one after another there."""
 AHEAD = 16
-"""Pictures held unpacked."""
+"""Pictures whose views wait to be encoded, besides those that are being cut."""
 LONGEST_TEXT = 1000
 """Characters of a class name or description; encoders read less."""
-KEPT_TEXTS = 100_000
-"""Texts of all kept label sets together: 150 MB at 384 numbers a text."""
 
 
 class Busy(RuntimeError):
@@ -70,34 +70,12 @@ class Limits:
             raise InputError(f"the queue holds {self.queue} pictures, but a request may bring {self.images}; change one")
 
 
-@dataclass(frozen=True)
-class Question:
-    """What is asked of pictures. It can be hashed, so that label sets are found again by it.
-
-    Attributes:
-        labels: class names.
-        descriptions: (class name, its texts) each, or none at all.
-        method, domain, views: as `Classifier` takes them.
-    """
-
-    labels: tuple[str, ...]
-    descriptions: tuple[tuple[str, tuple[str, ...]], ...] = ()
-    method: str = "wca"
-    domain: str = ""
-    views: int | None = None
-
-    @classmethod
-    def of(cls, labels: Sequence[str], descriptions: Mapping[str, Sequence[str]] | None = None, **settings: Any) -> Question:
-        """Take labels and descriptions as lists, whatever the spaces in the labels."""
-        texts = tuple((name, tuple(of_class)) for name, of_class in (descriptions or {}).items())
-        return cls(tuple(" ".join(label.split()) for label in labels), texts, **settings)
-
-
 class Engine:
     """Answers many clients with one encoder.
 
     Pictures are decoded and cut in a few threads; one thread encodes whatever is ready, on a GPU up to `BATCH` pictures of
-    the same number of views at once, whoever sent them; scoring is done by each client's thread with its own labels.
+    the same number of views at once, whoever sent them; scoring is done by each client's thread with its own labels. The
+    thread that cuts a picture of adaptive views stays with it, and has its rounds encoded one after the other.
 
     Attributes:
         encoder: the one encoder.
@@ -109,7 +87,7 @@ class Engine:
         self.limits = limits or Limits()
         self._lock = threading.Lock()
         self._places = self.limits.queue
-        self._banks = _Banks(encoder)
+        self._label_sets = LabelSets(encoder)
         self._pending: set[Future[Tensor]] = set()
         self._ready = threading.Condition()
         self._jobs: deque[_Job] = deque()
@@ -130,7 +108,7 @@ class Engine:
     @property
     def label_sets(self) -> int:
         """For how many sets of labels the texts are kept."""
-        return len(self._banks)
+        return len(self._label_sets)
 
     @contextmanager
     def admit(self, pictures: int) -> Iterator[None]:
@@ -158,16 +136,12 @@ class Engine:
         """
         self._check(question)
         try:
-            kept = self._banks.get(replace(question, views=None)).result(self.limits.seconds)
+            kept = self._label_sets.get(question).result(self.limits.seconds)
         except FutureTimeout:
             raise Unavailable(f"the labels were not encoded within {self.limits.seconds:g} s; try again later") from None
         except CancelledError:
             raise Unavailable("the server is shutting down") from None
-        if question.views is None or not kept.method.cross:
-            return kept
-        classify = copy(kept)
-        classify.recipe = replace(kept.recipe, count=question.views)
-        return classify
+        return with_views(kept, question.views)
 
     def encode(self, pictures: Sequence[tuple[str, BinaryIO]], classify: Classifier) -> Iterator[Tensor | InputError]:
         """Yield for each (name, file) the (1 + M, D) features of its views, or why it cannot be read, in order.
@@ -211,7 +185,7 @@ class Engine:
         self._room.release(self._workers)
         for future in list(self._pending):
             _settle(future, Unavailable("the server is shutting down"))
-        self._banks.close()
+        self._label_sets.close()
         # A thread that is cut off inside torch at the interpreter's end takes the process down with it.
         self._worker.join(30)
 
@@ -226,16 +200,26 @@ class Engine:
         ):
             if count > most:
                 raise InputError(f"{count} {what}, but {most} are the limit; send less")
-        if question.views is not None and not 1 <= question.views <= limits.views:
+        if question.views == "adaptive":
+            if Rounds.max_views > limits.views:
+                raise InputError(
+                    f"adaptive views are up to {Rounds.max_views} a picture, but {limits.views} are the limit; give a number"
+                )
+        elif question.views is not None and not 1 <= question.views <= limits.views:
             raise InputError(f"views is {question.views}, but must be between 1 and {limits.views}")
         known = {normalise_name(name) for name, of_class in described if any(text.strip() for text in of_class)}
         if described and (lacking := [label for label in question.labels if normalise_name(label) not in known]):
             raise InputError(f"there are no descriptions for {', '.join(lacking)}; add some, or leave out all descriptions")
 
-    def _submit(self, name: str, file: BinaryIO, classify: Classifier) -> Future[Tensor]:
+    def _promise(self) -> Future[Tensor]:
+        """Give a future that does not outlive the engine."""
         features: Future[Tensor] = Future()
         self._pending.add(features)
         features.add_done_callback(self._pending.discard)
+        return features
+
+    def _submit(self, name: str, file: BinaryIO, classify: Classifier) -> Future[Tensor]:
+        features = self._promise()
         try:
             self._cutters.submit(self._cut, name, file, classify, features)
         except RuntimeError:
@@ -245,15 +229,37 @@ class Engine:
     def _cut(self, name: str, file: BinaryIO, classify: Classifier, features: Future[Tensor]) -> None:
         if features.done():  # its client has given up
             return
-        self._room.acquire()
         try:
-            views = classify.cut(self.read(name, file))
+            if classify.rounds:
+                _settle(features, self._look(self.read(name, file), classify, features))
+            else:
+                self._put(_Job(classify.cut(self.read(name, file)), features))
         except Exception as error:
-            self._room.release()
             _settle(features, error)
-            return
+
+    def _look(self, image: Tensor, classify: Classifier, features: Future[Tensor]) -> Tensor:
+        """Cut and encode round by round what the library would, in the one encoding thread."""
+        in_turn = copy(classify)
+        in_turn.encoder = _InTurn(self.encoder, lambda views, begun: self._encode_round(views, begun, features))
+        ((_, found),) = in_turn.encode([image.permute(1, 2, 0).numpy()])
+        if isinstance(found, InputError):
+            raise found
+        return found
+
+    def _encode_round(self, views: Tensor, begun: bool, features: Future[Tensor]) -> Tensor:
+        if features.done():
+            raise Unavailable("the client has given up")
+        found = self._promise()
+        self._put(_Job(views, found), first=begun)
+        return found.result()
+
+    def _put(self, job: _Job, first: bool = False) -> None:
+        self._room.acquire()
         with self._ready:
-            self._jobs.append(_Job(views, features))
+            if self._closed:
+                raise Unavailable("the server is shutting down")
+            # A picture that has begun is ended first, or its thread would cut no other.
+            (self._jobs.appendleft if first else self._jobs.append)(job)
             self._ready.notify()
 
     def _work(self, threads: int) -> None:
@@ -288,57 +294,20 @@ class _Job:
     features: Future[Tensor]
 
 
-class _Banks:
-    """Classifiers by question, the least recently used dropped first. One thread encodes texts, so nobody starves."""
+class _InTurn:
+    """The encoder for one picture of adaptive views, whose rounds wait for their turn."""
 
-    def __init__(self, encoder: Encoder):
-        self._encoder = encoder
-        self._lock = threading.Lock()
-        self._kept: OrderedDict[Question, Future[Classifier]] = OrderedDict()
-        threads = (torch.get_num_threads(),)
-        self._pool = ThreadPoolExecutor(1, "texts", initializer=torch.set_num_threads, initargs=threads)
+    def __init__(self, encoder: Encoder, encode: Callable[[Tensor, bool], Tensor]):
+        self._encoder, self._encode = encoder, encode
+        self._begun = False
 
-    def __len__(self) -> int:
-        return len(self._kept)
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._encoder, name)
 
-    def get(self, question: Question) -> Future[Classifier]:
-        """Find or begin the classifier of a question; clients with the same one wait for the same."""
-        with self._lock:
-            if question not in self._kept:
-                self._kept[question] = self._pool.submit(self._make, question)
-            self._kept.move_to_end(question)
-            return self._kept[question]
-
-    def close(self) -> None:
-        """Begin no more."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
-
-    def _make(self, question: Question) -> Classifier:
-        try:
-            classify = Classifier(
-                question.labels,
-                dict(question.descriptions) or None,
-                self._encoder,
-                question.method,
-                domain=question.domain,
-            )
-        except BaseException:
-            with self._lock:
-                self._kept.pop(question, None)
-            raise
-        self._drop(KEPT_TEXTS - len(classify.bank.texts))
-        return classify
-
-    def _drop(self, room: int) -> None:
-        """Drop the least recently used until the finished ones hold at most `room` texts."""
-        with self._lock:
-            finished = [(question, future) for question, future in self._kept.items() if future.done()]
-            held = sum(len(future.result().bank.texts) for _, future in finished)
-            for question, future in finished:
-                if held <= room:
-                    return
-                held -= len(future.result().bank.texts)
-                del self._kept[question]
+    def encode_images(self, pixels: Tensor) -> Tensor:
+        """Have a round encoded."""
+        begun, self._begun = self._begun, True
+        return self._encode(pixels, begun)
 
 
 def _settle(future: Future[Tensor], outcome: Tensor | Exception) -> None:

@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 
 from crossalign.descriptions import parse_descriptions
 from crossalign.errors import InputError
-from crossalign.serving import Question
+from crossalign.web.label_sets import Question, Views
 
 
-def question_of(labels: str, descriptions: str, method: str, views: int, domain: str) -> Question:
+def question_of(labels: str, descriptions: str, method: str, views: Views, domain: str) -> Question:
     """Take what stands in the page's fields.
 
     Raises:
