@@ -192,7 +192,7 @@ def test_a_shard_damaged_between_encoding_and_reading_is_no_silent_gap(dataset, 
     sorted(tmp_path.rglob("*.safetensors"))[1].write_bytes(b"")
     rows = iter(found)
     next(rows)
-    with pytest.raises(RuntimeError, match=r"shard 1 in .* was damaged while it was in use; run again"):
+    with pytest.raises(InputError, match=r"shard 1 in .* was damaged or removed while it was in use; run again"):
         next(rows)
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from crossalign.datasets import ImageDataset
 from crossalign.encoders import Encoder
+from crossalign.errors import InputError
 from crossalign.reading import ImageLike, read_image
 from crossalign.store import ShardFolder, Store
 from crossalign.views import ViewRecipe, cut_views
@@ -95,10 +96,15 @@ class ImageFeatures:
         return (self.read(shard) for shard in range(len(self)))
 
     def read(self, shard: int) -> tuple[slice, Tensor, Tensor]:
-        """Read a shard, as iterating yields it."""
+        """Read a shard, as iterating yields it.
+
+        Raises:
+            InputError: it was damaged or removed meanwhile.
+        """
         tensors = self.shards.read(shard)
         if tensors is None:
-            raise RuntimeError(f"shard {shard} in {self.shards.folder} was damaged while it was in use; run again")
+            where = str(self.shards.folder)
+            raise InputError(f"shard {shard} in {where!r} was damaged or removed while it was in use; run again")
         start = shard * self.shard_images
         return slice(start, start + len(tensors["whole"])), tensors["whole"], tensors["views"]
 

@@ -26,6 +26,8 @@ SCHEMA = 1
 TOWERS = "towers"
 _PART = r"\..+\.[0-9a-f]{32}\.part"
 _OF_FEATURES = rf"manifest\.json|shard-\d{{5,}}\.safetensors|{_PART}"
+_EXPORT = r"tmp[a-z0-9_]{8}"
+"""The folder of a tower that is being exported."""
 _OF_TOWERS = rf".+\.(xml|bin)|check-[0-9a-f]+\.json|{_PART}"
 
 
@@ -54,11 +56,11 @@ class ShardFolder:
     def write(self, shard: int, tensors: Mapping[str, Tensor]) -> None:
         """Write a shard whole."""
         tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
-        write_whole(self.path(shard), save(tensors, self._metadata(shard, tensors)))
+        write_whole(self.path(shard), _in_order(save(tensors, self._metadata(shard, tensors))))
 
     def numbers(self) -> list[int]:
         """List the shards that lie there, whole or damaged, in order."""
-        names = (re.fullmatch(r"shard-(\d{5,})\.safetensors", file.name) for file in self.folder.iterdir())
+        names = (re.fullmatch(r"shard-(\d{5,})\.safetensors", file.name) for file in _inside(self.folder))
         return sorted(int(name[1]) for name in names if name)
 
     def path(self, shard: int) -> Path:
@@ -81,16 +83,25 @@ class KeptSet:
         kind: views, texts, anchors or towers.
         shards: its folder, and the digest that names it.
         key: what it was made of; None if its manifest is missing or damaged, and for towers, which have none.
+        schema: of its layout; another one than `SCHEMA` is a newer version's, whose shards cannot be judged.
     """
 
     kind: str
     shards: ShardFolder
     key: dict[str, Any] | None
+    schema: Any = SCHEMA
 
     def files(self) -> list[Path]:
         """List its files, also those that a killed process left half written; foreign files are none of it."""
         kept = re.compile(_OF_TOWERS if self.kind == TOWERS else _OF_FEATURES)
-        return sorted(file for file in self.shards.folder.iterdir() if kept.fullmatch(file.name) and file.is_file())
+        inside = _inside(self.shards.folder)
+        exports = [folder for folder in inside if self.kind == TOWERS and re.fullmatch(_EXPORT, folder.name)]
+        inside = inside + [file for folder in exports for file in _inside(folder)]
+        return sorted(file for file in inside if kept.fullmatch(file.name) and file.is_file())
+
+    def half_written(self, file: Path) -> bool:
+        """Tell whether one of its files is being written, or was when its process was killed."""
+        return file.suffix == ".part" or file.parent != self.shards.folder
 
 
 class Store:
@@ -108,14 +119,12 @@ class Store:
         digest = digest_of(key)
         folder = self.root / str(key["kind"]) / digest
         manifest = folder / "manifest.json"
-        try:
-            schema = json.loads(manifest.read_text(encoding="utf-8"))["schema"]
-        except (OSError, ValueError, KeyError, TypeError):
+        found, schema = _manifest(folder)
+        if schema != SCHEMA:
+            raise InputError(f"{other_schema(folder, schema)}; use another --store")
+        if found is None:
             content = json.dumps({"schema": SCHEMA, "key": dict(key)}, indent=1, sort_keys=True)
             write_whole(manifest, content.encode())
-            schema = SCHEMA
-        if schema != SCHEMA:
-            raise InputError(f"{str(folder)!r} has schema {schema}, this version reads {SCHEMA}; use another --store")
         return ShardFolder(folder, digest)
 
     def sets(self) -> list[KeptSet]:
@@ -125,8 +134,10 @@ class Store:
             InputError: the folder cannot be read.
         """
         try:
-            folders = sorted(folder for folder in self.root.glob("*/*") if re.fullmatch(r"[0-9a-f]{16,}", folder.name))
-            found = [KeptSet(f.parent.name, ShardFolder(f, f.name), _key(f)) for f in folders if f.is_dir()]
+            # No other folder is looked into: a disk's lost+found may be nobody's to read.
+            kinds = [kind for kind in _inside(self.root) if re.fullmatch(r"[a-z]+", kind.name) and kind.is_dir()]
+            folders = [folder for kind in kinds for folder in _inside(kind) if re.fullmatch(r"[0-9a-f]{16,}", folder.name)]
+            found = [KeptSet(f.parent.name, ShardFolder(f, f.name), *_manifest(f)) for f in folders if f.is_dir()]
             return [kept for kept in found if kept.files()]
         except OSError as error:
             raise InputError(f"store {str(self.root)!r} cannot be read ({error.strerror}); name another --store") from None
@@ -137,9 +148,35 @@ def digest_of(key: Mapping[str, Any]) -> str:
     return hashlib.blake2b(json.dumps(key, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
-def _key(folder: Path) -> dict[str, Any] | None:
+def other_schema(folder: Path, schema: Any) -> str:
+    """Say that a set was written by a newer version."""
+    return f"{str(folder)!r} has schema {str(schema)[:20]}, this version reads {SCHEMA}"
+
+
+def _manifest(folder: Path) -> tuple[dict[str, Any] | None, Any]:
+    """Read a set's key and schema: no key if that is damaged or another set's, this version's schema if it says none."""
     try:
-        key = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["key"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return key if isinstance(key, dict) and digest_of(key) == folder.name else None
+        content = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        schema, key = content["schema"], content.get("key")
+        whole = isinstance(key, dict) and digest_of(key) == folder.name
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None, SCHEMA
+    return key if whole else None, schema
+
+
+def _inside(folder: Path) -> list[Path]:
+    """List a folder in order; one that another process removed meanwhile is empty."""
+    try:
+        return sorted(folder.iterdir())
+    except FileNotFoundError:
+        return []
+
+
+def _in_order(shard: bytes) -> bytes:
+    """Put the metadata of a shard in order, which safetensors writes in another one each time."""
+    start = 8 + int.from_bytes(shard[:8], "little")
+    header = json.loads(shard[8:start])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return b"".join((len(text).to_bytes(8, "little"), text, memoryview(shard)[start:]))

@@ -157,10 +157,14 @@ def check_output(path: str) -> Path:
     """Make sure, before long work, that a file can be written there.
 
     Raises:
-        InputError: its folder does not exist, or it is a folder itself.
+        InputError: its folder does not exist or is locked, or it is a folder itself.
     """
     file = Path(path)
-    if file.is_dir() or not file.absolute().parent.is_dir():
+    try:
+        wrong = file.is_dir() or not file.absolute().parent.is_dir()
+    except OSError as error:
+        raise InputError(f"output {path!r} cannot be written ({error.strerror}); name another file") from None
+    if wrong:
         raise InputError(f"output {path!r} cannot be written, since its folder is missing or it is one; name another file")
     return file
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -71,7 +72,7 @@ def verify(ctx: click.Context, /, store: str | None, as_json: bool) -> None:
     Damaged ones are named; `crossalign store gc` removes them, and the command that made them makes them again. The exit
     code is 1 if any is damaged.
     """
-    sets = _sets(store, quiet=as_json)
+    sets = [kept for kept in _sets(store, quiet=as_json) if _can_be_judged(kept)]
     checked = sum(len(kept.shards.numbers()) for kept in sets)
     damaged: list[Path] = []
     with common.progress_bar(checked, "shards verified") as bar:
@@ -175,7 +176,7 @@ def _empty(root: Path) -> str:
 
 
 def _find(prefix: str, sets: list[KeptSet], store: str | None) -> KeptSet:
-    from crossalign.store import TOWERS, Store
+    from crossalign.store import SCHEMA, TOWERS, Store, other_schema
 
     if not sets:
         raise InputError(_empty(Store(store).root))
@@ -187,7 +188,21 @@ def _find(prefix: str, sets: list[KeptSet], store: str | None) -> KeptSet:
         raise InputError(f"no set's digest begins with {prefix!r}; `crossalign store list` shows those that there are")
     if found[0].kind == TOWERS:
         raise InputError(f"{prefix!r} is an exported tower, which holds no features; name a set of another kind")
+    if found[0].schema != SCHEMA:
+        raise InputError(
+            f"{other_schema(found[0].shards.folder, found[0].schema)}; export it with the version that wrote it"
+        )
     return found[0]
+
+
+def _can_be_judged(kept: KeptSet) -> bool:
+    """Whether this version knows the layout of a set; says so if not."""
+    from crossalign.store import SCHEMA, other_schema
+
+    if kept.schema == SCHEMA:
+        return True
+    click.echo(f"{other_schema(kept.shards.folder, kept.schema)}: not checked", err=True)
+    return False
 
 
 def _damaged(kept: KeptSet, tick: Callable[[int], object]) -> Iterator[Path]:
@@ -209,11 +224,13 @@ def _doomed(sets: list[KeptSet], seconds: float | None) -> Iterator[_Doomed]:
         damaged: set[Path] = set()
         whole = seconds is not None and now - _newest(kept) >= seconds
         if not whole:
-            damaged = set(_damaged(kept, lambda _: None))
+            damaged = set(_damaged(kept, lambda _: None)) if _can_be_judged(kept) else set()
         for file, (size, changed) in files.items():
-            stray = file.suffix == ".part" and now - changed >= STRAY_SECONDS
+            unfinished = kept.half_written(file)
+            # One that seems to come from the future was written before the clock was set back.
+            stray = unfinished and abs(now - changed) >= STRAY_SECONDS
             # A young file that is still being written is spared even in a set that goes.
-            if stray or file in damaged or (whole and file.suffix != ".part"):
+            if stray or file in damaged or (whole and not unfinished):
                 yield _Doomed(
                     file, size, "half written" if stray else "damaged" if file in damaged else f"whole {kept.kind}"
                 )
@@ -230,8 +247,9 @@ def _remove(doomed: list[_Doomed]) -> int:
                 f"{str(found.file)!r} cannot be removed ({error.strerror}); {removed} bytes were freed before it"
             ) from None
         removed += found.bytes
-    for folder in {found.file.parent for found in doomed}:
-        if not any(folder.iterdir()):
+    # The inner ones first; those stay that hold something else, or that another process has filled again or removed.
+    for folder in sorted({found.file.parent for found in doomed}, reverse=True):
+        with suppress(OSError):
             folder.rmdir()
     return removed
 
@@ -267,7 +285,8 @@ def _age(kept: KeptSet) -> str:
 def _made_of(kept: KeptSet) -> str:
     """Put a set's key in one line."""
     if kept.key is None:
-        shown = [file.name for file in kept.files() if file.suffix in (".xml", ".bin")]
+        files = (file.name for file in kept.files() if not kept.half_written(file))
+        shown = [name for name in files if name.endswith((".xml", ".bin"))]
         return ", ".join(shown) if shown else "unknown" if kept.shards.numbers() else "checks of runtimes"
     left_out = ("kind", "version", "shard_images", "dtype")
     return ", ".join(f"{name} {_value(value)}" for name, value in kept.key.items() if name not in left_out)

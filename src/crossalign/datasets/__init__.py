@@ -107,7 +107,11 @@ def load_dataset(
     if download:
         _download(config, root)
     read = _layout(config)
-    if not root.exists():
+    try:
+        there = root.exists()
+    except OSError as error:
+        raise InputError(f"the folder {str(root)!r} of {config.name} cannot be read ({error.strerror})") from None
+    if not there:
         raise InputError(f"the folder {str(root)!r} of {config.name} does not exist; {_expected(config)}")
     try:
         tree = read(root, config)

@@ -6,11 +6,15 @@ import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timezone
+from io import RawIOBase
 from pathlib import Path
 from typing import Any
 
 from crossalign.descriptions import SCHEMA
 from crossalign.errors import InputError
+
+_NONSENSE = (ValueError, LookupError, TypeError, AttributeError, RecursionError)
+"""What comes of reading a file that is something else, or damaged."""
 
 Classes = dict[str, dict[str, Any]]
 """Class name to its "texts" and the "near" classes that were shown with the question."""
@@ -57,15 +61,17 @@ class AnswerFile:
         Raises:
             InputError: the disk is full, or the folder cannot be written.
         """
-        entry = {"texts": list(texts), "near": list(near)}
-        lines: list[dict[str, Any]] = [{"class": name, **entry}]
-        if not self._partial.exists():
-            lines.insert(0, {"schema": SCHEMA, "time": self.began, "settings": self.settings})
+        entry = _entry(list(texts), list(near))
         try:
-            with open(self._partial, "ab") as file:
-                file.write(b"".join(json.dumps(line, ensure_ascii=False).encode() + b"\n" for line in lines))
-                file.flush()
-                os.fsync(file.fileno())
+            with open(self._partial, "ab", buffering=0) as file:
+                start = os.fstat(file.fileno()).st_size
+                head = [] if start else [{"schema": SCHEMA, "time": self.began, "settings": self.settings}]
+                try:
+                    _write_lines(file, [*head, {"class": name, **entry}])
+                except OSError:
+                    # Other answers may come yet, and must not stand behind half of this one.
+                    file.truncate(start)
+                    raise
         except OSError as error:
             raise InputError(f"{str(self._partial)!r} cannot be written ({error.strerror}); free or name another") from error
         self.classes[name] = entry
@@ -91,9 +97,11 @@ class AnswerFile:
             content = json.loads(self.path.read_text(encoding="utf-8"))
             made_with = {key: content[key] for key in self.settings}
             near = content.get("near", {})
-            classes = {name: {"texts": texts, "near": near.get(name, [])} for name, texts in content["classes"].items()}
+            classes = {name: _entry(texts, near.get(name, [])) for name, texts in content["classes"].items()}
             self.began, self._failed_before = content["time"], bool(content["failures"])
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        except OSError as error:
+            raise InputError(f"output {str(self.path)!r} cannot be read ({error.strerror}); name another") from None
+        except _NONSENSE:
             raise InputError(
                 f"output {str(self.path)!r} is there already and was not made by this verb; remove it or name another"
             ) from None
@@ -110,19 +118,20 @@ class AnswerFile:
         # A kill can leave the last line without its end; what is there of it is dropped, and asked for again.
         whole = content[: content.rfind(b"\n") + 1]
         try:
-            first, *lines = [json.loads(line) for line in whole.splitlines()] or [None]
-            if first is not None:
-                self._check(first["settings"], self._partial)
-                self.began = first["time"]
-                self.classes |= {line["class"]: {"texts": line["texts"], "near": line["near"]} for line in lines}
-            if not lines:
+            heads, classes = _parse(whole)
+        except _NONSENSE:
+            raise InputError(f"{str(self._partial)!r} is damaged; remove it to begin anew") from None
+        for made_with, began in reversed(heads):
+            self._check(made_with, self._partial)
+            self.began = began
+        self.classes |= classes
+        try:
+            if not classes:
                 self._partial.unlink()
             elif whole != content:
                 os.truncate(self._partial, len(whole))
-        except (ValueError, KeyError, TypeError) as error:
-            if isinstance(error, InputError):
-                raise
-            raise InputError(f"{str(self._partial)!r} is damaged; remove it to begin anew") from None
+        except OSError as error:
+            raise InputError(f"{str(self._partial)!r} cannot be written ({error.strerror}); free or name another") from None
 
     def _check(self, made_with: Mapping[str, Any], file: Path) -> None:
         changed = [key for key, value in self.settings.items() if made_with.get(key) != value]
@@ -131,6 +140,30 @@ class AnswerFile:
             raise InputError(
                 f"{str(file)!r} was made with another {there}; give the same again, remove it or name another --output"
             )
+
+
+def _entry(texts: Any, near: Any) -> dict[str, Any]:
+    if not all(isinstance(value, list) and all(isinstance(text, str) for text in value) for value in (texts, near)):
+        raise TypeError("texts and near classes are lists of texts")
+    return {"texts": texts, "near": near}
+
+
+def _write_lines(file: RawIOBase, lines: Sequence[Mapping[str, Any]]) -> None:
+    # In one piece, so that the lines of two processes do not mix.
+    content = b"".join(json.dumps(line, ensure_ascii=False).encode() + b"\n" for line in lines)
+    while content:
+        content = content[file.write(content) :]
+    os.fsync(file.fileno())
+
+
+def _parse(content: bytes) -> tuple[list[tuple[Mapping[str, Any], str]], Classes]:
+    """Part the heads (settings, time) from the classes; processes that began at once may each have written a head."""
+    lines = [json.loads(line) for line in content.splitlines()]
+    if lines and "settings" not in lines[0]:
+        raise ValueError("the head is missing")
+    heads: list[tuple[Mapping[str, Any], str]]
+    heads = [(dict(line["settings"]), line["time"]) for line in lines if "settings" in line]
+    return heads, {line["class"]: _entry(line["texts"], line["near"]) for line in lines if "settings" not in line}
 
 
 def to_text(content: Mapping[str, Any]) -> str:
