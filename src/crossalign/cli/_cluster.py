@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stdout
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -71,7 +72,15 @@ def for_driver(options: Mapping[str, Any]) -> dict[str, Any]:
 
 def executor(options: Mapping[str, Any], encoder: Encoder) -> AbstractContextManager[Cluster | None]:
     """Join the cluster if --executor says so."""
-    return join(options, encoder) if options["executor"] == "ray" else nullcontext()
+    return joined(options, encoder) if options["executor"] == "ray" else nullcontext()
+
+
+@contextmanager
+def joined(options: Mapping[str, Any], encoder: Encoder) -> Iterator[Cluster]:
+    """Join the cluster for as long as the block takes."""
+    # Ray tells of workers that die on standard output, where results belong.
+    with redirect_stdout(sys.stderr), join(options, encoder) as cluster:
+        yield cluster
 
 
 def join(options: Mapping[str, Any], encoder: Encoder) -> Cluster:

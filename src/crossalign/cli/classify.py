@@ -167,7 +167,7 @@ def _label_on_cluster(
     options = {**clusters.taken(settings), **common.taken(settings), "num_workers": settings["num_workers"]}
     encoder = common.load_encoder(settings.pop("encoder"), clusters.for_driver(options))
     classify = Classifier(names, encoder=encoder, **settings)
-    with clusters.join(options, encoder) as cluster:
+    with clusters.joined(options, encoder) as cluster:
         return label_pictures(cluster, classify, files, output, top_k, common.progress_bar)
 
 
