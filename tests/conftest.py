@@ -3,6 +3,9 @@
 import os
 from pathlib import Path
 
+# A hub that cannot be reached is asked again and again for most of a minute; libraries read this when they are imported.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
 import pytest
 import skimage
 

@@ -7,7 +7,8 @@ import torch
 from PIL import Image
 
 from conftest import PHOTOS
-from crossalign.encoders import backends, load_encoder, pick_device
+from crossalign.encoders import _torch, backends, load_encoder, pick_device
+from crossalign.encoders._runtime import LEAST_COSINE, example_views
 from crossalign.encoders._texts import encode_distinct
 from crossalign.encoders.builtin import ConseSettings, _classifier, _sentence_model
 from crossalign.errors import InputError
@@ -58,6 +59,13 @@ def test_open_clip_images_equal_its_own_pipeline(untrained):
     features = untrained.encode_images(pixels)
     assert features.shape == (1, untrained.width) == (1, 512)
     assert (features * expected).sum() > 0.9999
+
+
+def test_bfloat16_features_are_normalised_in_float32(untrained):
+    pixels = example_views(untrained.preprocessing, 4)
+    features = _torch.load(untrained.tower, torch.device("cpu"), "bf16")(pixels)
+    torch.testing.assert_close(features.norm(dim=1), torch.ones(4), rtol=0, atol=1e-6)
+    assert (features * untrained.encode_images(pixels)).sum(1).min() > LEAST_COSINE
 
 
 def test_over_long_prompts_are_counted(untrained):

@@ -3,13 +3,15 @@
 import json
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 
 from conftest import PHOTOS
-from crossalign.encoders import _openvino, load_encoder
+from crossalign.encoders import _openvino, _runtime, _torch, load_encoder
 from crossalign.encoders._runtime import LEAST_COSINE, TORCH_HANDICAP, Tower, example_views, pick_runtime, reference
 from crossalign.errors import InputError
 from crossalign.features import encode_views
@@ -51,6 +53,19 @@ def pick(folder, engine="auto", precision=None, calibration=(), tower=None):
     )
 
 
+def checks(folder):
+    return {tuple(outcome["way"][:2]): file for file, outcome in _checks(folder)}
+
+
+def _checks(folder):
+    for file in (folder / "towers" / "digest").glob("check-*.json"):
+        yield file, json.loads(file.read_text())
+
+
+def rewrite(file, **changes):
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
 def files(folder):
     return sorted(path.name for path in (folder / "towers" / "digest").iterdir())
 
@@ -82,8 +97,9 @@ def test_openvino_computes_the_same_at_any_batch(tmp_path):
 def test_auto_takes_the_fastest_that_agrees(tmp_path):
     runtime = pick(tmp_path)
     assert runtime.cosine >= LEAST_COSINE
-    outcomes = [json.loads(path.read_text()) for path in (tmp_path / "towers" / "digest").glob("check-*.json")]
+    outcomes = [outcome for _, outcome in _checks(tmp_path)]
     assert {"torch", "openvino"} == {outcome["way"][0] for outcome in outcomes}
+    assert ("torch", "bf16") not in checks(tmp_path)
     agreeing = [outcome for outcome in outcomes if outcome["lowest_cosine"] >= LEAST_COSINE]
     best = min(agreeing, key=lambda o: o["ms_per_view"] * (TORCH_HANDICAP if o["way"][0] == "torch" else 1))
     assert runtime.milliseconds == best["ms_per_view"]
@@ -91,12 +107,37 @@ def test_auto_takes_the_fastest_that_agrees(tmp_path):
 
 def test_auto_refuses_what_does_not_agree(tmp_path):
     chosen = pick(tmp_path)
-    for file in (tmp_path / "towers" / "digest").glob("check-*.json"):
-        outcome = json.loads(file.read_text())
-        if outcome["way"][0] == "openvino":
-            file.write_text(json.dumps(outcome | {"lowest_cosine": 0.99, "ms_per_view": 1e-6}))
+    for (engine, _), file in checks(tmp_path).items():
+        if engine == "openvino":
+            rewrite(file, lowest_cosine=0.99, ms_per_view=1e-6)
     assert pick(tmp_path).engine == "torch"
     assert chosen.cosine >= LEAST_COSINE
+
+
+@pytest.mark.skipif(not _torch.cpu_has_bf16(), reason="this processor has no bfloat16")
+@pytest.mark.parametrize("engine", ["torch", "auto"])
+def test_where_openvino_is_not_in_play_torch_may_run_in_bfloat16(tmp_path, monkeypatch, engine):
+    if engine == "auto":
+        monkeypatch.setitem(sys.modules, "openvino", None)
+    pick(tmp_path, engine)
+    assert set(checks(tmp_path)) == {("torch", "f32"), ("torch", "bf16")}
+    rewrite(checks(tmp_path)["torch", "bf16"], lowest_cosine=0.9999, ms_per_view=1e-6)
+    assert pick(tmp_path, engine).key == "torch-bf16-weights"
+    rewrite(checks(tmp_path)["torch", "bf16"], lowest_cosine=0.99)
+    assert pick(tmp_path, engine).key == ""
+
+
+def test_where_the_processor_has_no_bfloat16_torch_stays_with_float32(tmp_path, monkeypatch):
+    monkeypatch.setattr(_torch, "cpu_has_bf16", lambda: False)
+    assert pick(tmp_path, "torch").key == ""
+    assert not (tmp_path / "towers").exists()
+
+
+def test_who_names_a_precision_gets_it_even_if_it_does_not_agree(tmp_path):
+    pick(tmp_path, "auto", "bf16")
+    for file in checks(tmp_path).values():
+        rewrite(file, lowest_cosine=0.9)
+    assert (pick(tmp_path, "auto", "bf16").precision, pick(tmp_path, "auto", "bf16").cosine) == ("bf16", 0.9)
 
 
 def test_export_and_outcome_are_made_once(tmp_path):
@@ -154,7 +195,7 @@ def test_bfloat16_runs_in_both_engines(tmp_path):
     engines = ["torch", "openvino"] if "bf16" in _openvino.precisions() else ["torch"]
     for engine in engines:
         found = pick(tmp_path, engine, "bf16")
-        assert found.key == f"{engine}-bf16"
+        assert (found.engine, found.precision) == (engine, "bf16")
         features = finish(found.run(pixels))
         assert features.dtype == torch.float32
         assert 0.99 < torch.nn.functional.cosine_similarity(features, exact).min() <= 1
@@ -163,14 +204,91 @@ def test_bfloat16_runs_in_both_engines(tmp_path):
 @pytest.mark.parametrize(
     ("engine", "precision", "message"),
     [
-        ("tensorflow", None, "runtime is 'tensorflow', but must be auto, torch or openvino"),
+        ("tensorflow", None, "runtime is 'tensorflow', but must be auto, torch, openvino or torch-compile"),
         ("auto", "f16", "precision is 'f16', but must be f32, bf16 or int8"),
         ("torch", "int8", "runtime torch with precision int8 is not there on cpu; torch has f32 and bf16, openvino has f32"),
+        ("torch-compile", None, "runtime torch-compile with precision auto is not there on cpu; .*torch-compile has none"),
     ],
 )
 def test_what_is_not_there_is_named(tmp_path, engine, precision, message):
     with pytest.raises(InputError, match=f"^{message}"):
         pick(tmp_path, engine, precision)
+
+
+def test_what_a_gpu_computes_in_agrees_with_the_reference():
+    """Nothing of it needs the GPU: weights in bfloat16, channels last."""
+    tower, pixels = small_tower(), example_views(PLAIN, 8)
+    fast = tower.in_bfloat16(torch.device("cuda"))
+    assert fast.model.conv.weight.is_contiguous(memory_format=torch.channels_last)
+    assert {weight.dtype for weight in fast.parameters()} == {torch.bfloat16}
+    assert {weight.dtype for weight in tower.parameters()} == {torch.float32}
+    with torch.inference_mode():
+        features, expected = finish(fast(pixels).float()), finish(tower(pixels))
+        last = Tower(small_tower().model, PLAIN, channels_last=True)(pixels)
+    assert (features * expected).sum(1).min() > LEAST_COSINE
+    torch.testing.assert_close(last, tower(pixels), rtol=1e-5, atol=1e-5)
+
+
+def test_compiled_passes_have_one_size_and_are_cut_back(monkeypatch):
+    sizes = []
+
+    def backend(graph, inputs):
+        def compute(*arguments):
+            sizes.append({len(argument) for argument in arguments if argument.dtype == torch.uint8})
+            return graph(*arguments)
+
+        sizes.append("compiled")
+        return compute
+
+    pixels = example_views(PLAIN, 11)
+    run = _torch.compiled(small_tower(), CPU, views=4, backend=backend)
+    whole = run(pixels)
+    assert whole.shape == (11, 12)
+    assert whole.dtype == torch.float32
+    exact = finish(reference(small_tower(), CPU).run(pixels))
+    assert (finish(whole) * exact).sum(1).min() > LEAST_COSINE
+    for count in (1, 3, 4, 5, 8):
+        assert torch.equal(run(pixels[:count]), whole[:count])
+    assert torch.equal(run(pixels[6:7]), run(pixels[6:7].float() / 255))
+    assert sizes[0] == "compiled"
+    assert all(size == {4} for size in sizes[1:])
+
+
+def test_threads_share_a_compiled_tower():
+    pixels = example_views(PLAIN, 32)
+    run = _torch.compiled(small_tower(), CPU, views=4, backend="eager")
+    expected = run(pixels)
+    with ThreadPoolExecutor(8) as pool:
+        for start, found in enumerate(pool.map(lambda start: run(pixels[start : start + 4]), range(28))):
+            torch.testing.assert_close(found, expected[start : start + 4], rtol=1e-2, atol=1e-2)
+
+
+def test_compiling_must_be_asked_for_and_needs_a_gpu():
+    gpu = torch.device("cuda")
+    assert _runtime._ways(gpu, "auto", None) == [("torch", "f32"), ("torch", "bf16")]
+    assert _runtime._ways(gpu, "torch-compile", None) == [("torch", "f32"), ("torch", "bf16"), ("torch-compile", "bf16")]
+    with pytest.raises(InputError, match="runtime torch-compile with precision f32 is not there"):
+        _runtime._ways(gpu, "torch-compile", "f32")
+
+
+def test_a_compiled_tower_is_checked_and_one_that_cannot_be_compiled_leaves_torch(tmp_path, monkeypatch, caplog):
+    ways = [("torch", "f32"), ("torch-compile", "bf16")]
+    monkeypatch.setattr(_runtime, "_ways", lambda *_: ways)
+    compiled = _torch.compiled
+    monkeypatch.setattr(_torch, "compiled", partial(compiled, views=16, backend="eager"))
+    pick(tmp_path, "torch-compile")
+    rewrite(checks(tmp_path)["torch-compile", "bf16"], ms_per_view=1e-6)
+    runtime = pick(tmp_path, "torch-compile")
+    assert runtime.key == "torch-compile-bf16"
+    assert LEAST_COSINE <= runtime.cosine < 1
+
+    def fails(graph, inputs):
+        raise OSError("no C compiler")
+
+    monkeypatch.setattr(_torch, "compiled", partial(compiled, views=16, backend=fails))
+    torch.compiler.reset()
+    assert pick(tmp_path, "torch-compile").key == ""
+    assert [record.levelname for record in caplog.records if "no C compiler" in record.getMessage()] == ["WARNING"]
 
 
 def test_example_views_are_whole_photos_and_crops():
@@ -188,6 +306,14 @@ def test_the_builtin_encoder_is_the_same_on_openvino(builtin):
     ours, expected = encode_views(fast, views)[0], encode_views(builtin, views)[0]
     assert (ours * expected).sum(1).min() > 0.99999
     assert torch.equal(ours, encode_views(fast, views.repeat(3, 1, 1, 1, 1))[2])
+
+
+def test_int8_stays_close_to_the_builtin_encoder(builtin, monkeypatch):
+    """A range for all channels of depthwise kernels leaves a mean of 0.97."""
+    monkeypatch.setattr(_runtime, "CALIBRATION_VIEWS", 32)
+    fast = load_encoder("builtin", "cpu", runtime="openvino", precision="int8")
+    views = cut_views(read_image(PHOTOS / "motorcycle_left.png"), ViewRecipe(20, (0.1, 0.9), 0), builtin.preprocessing)[None]
+    assert (encode_views(fast, views) * encode_views(builtin, views)).sum(-1).mean() > 0.99
 
 
 def test_nothing_is_reported_over_the_network(tmp_path):

@@ -31,7 +31,7 @@ workers_option = click.option(
 _RUNTIME_OPTIONS = (
     click.option(
         "--runtime",
-        type=click.Choice(["auto", "torch", "openvino"]),
+        type=click.Choice(["auto", "torch", "openvino", "torch-compile"]),
         default="auto",
         show_default=True,
         help="What computes the image tower; auto: the fastest that agrees with torch in f32 (for a few pictures: torch).",

@@ -139,7 +139,7 @@ def _label_here(
     clusters.taken(settings)
     engine = common.taken(settings)
     if len(pictures) < FEW and engine["runtime"] == "auto" and engine["precision"] in (None, "f32"):
-        engine["runtime"] = "torch"
+        engine["runtime"], engine["precision"] = "torch", "f32"
     encoder = common.load_encoder(settings.pop("encoder"), engine)
     classify = Classifier(names, encoder=encoder, **settings)
     if page is not None:

@@ -18,11 +18,17 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from crossalign.encoders._torch import to_bytes
+
 if TYPE_CHECKING:
     from crossalign.encoders._runtime import Tower
 
 # OpenVINO and NNCF report their use over the network if this package can be imported; without it both go on silently.
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+
+
+INT8_VERSION = 2
+"""Raised whenever the same views would give another int8."""
 
 
 def precisions() -> list[str]:
@@ -51,7 +57,7 @@ def machine() -> list[str]:
 
 
 def file_of(folder: Path, calibration: str) -> Path:
-    """Name the file of a tower's export; calibration is the digest of the views for int8, or empty."""
+    """Name the file of a tower's export; calibration tells what int8 was made by, or is empty."""
     return folder / (f"int8-{calibration}.xml" if calibration else "float32.xml")
 
 
@@ -95,9 +101,7 @@ def load(tower: Tower, precision: str, file: Path, calibration: Tensor | None) -
     )
 
     def run(pixels: Tensor) -> Tensor:
-        if pixels.dtype != torch.uint8:
-            pixels = (pixels.clamp(0, 1) * 255).round().to(torch.uint8)
-        return torch.from_numpy(compiled(pixels.contiguous().numpy())[0].copy())
+        return torch.from_numpy(compiled(to_bytes(pixels).contiguous().numpy())[0].copy())
 
     return run
 
@@ -121,17 +125,36 @@ def _quantise(model: Any, tower: Tower, views: Tensor) -> Any:
     # NNCF draws its bars on standard output, where a command's results go.
     with _quiet(), redirect_stdout(sys.stderr):
         import nncf
+        from openvino.passes import ConstantFolding, Manager
 
+        model = model.clone()
+        # What is computed from constants alone, such as a depthwise kernel's shape, NNCF would take for an activation.
+        passes = Manager()
+        passes.register_pass(ConstantFolding())
+        passes.run_passes(model)
         attends = any(
             isinstance(layer, nn.MultiheadAttention) or "Attention" in type(layer).__name__ for layer in tower.modules()
         )
         return nncf.quantize(
-            model.clone(),
+            model,
             nncf.Dataset([view[None].numpy() for view in views]),
             preset=nncf.QuantizationPreset.MIXED,
             subset_size=len(views),
             model_type=nncf.ModelType.TRANSFORMER if attends else None,
+            ignored_scope=nncf.IgnoredScope(names=_delicate(model)),
         )
+
+
+def _delicate(model: Any) -> list[str]:
+    """Name the layers that stay in floats: in a net of depthwise convolutions these, the first and the last one.
+
+    They are few operations, and a range for all channels, which differ there, would cost most of the accuracy.
+    """
+    layers: dict[str, list[str]] = {}
+    for layer in model.get_ordered_ops():
+        layers.setdefault(layer.get_type_name(), []).append(layer.get_friendly_name())
+    depthwise = layers.get("GroupConvolution", [])
+    return depthwise and [*depthwise, *layers.get("Convolution", [])[:1], *layers.get("MatMul", [])[-1:]]
 
 
 def _kept(file: Path, make: Callable[[], Any]) -> Any:

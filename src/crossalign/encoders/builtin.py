@@ -60,12 +60,12 @@ class Conse:
     def __init__(self, settings: ConseSettings, device: torch.device):
         self.name = f"builtin:{settings.classifier}"
         self.device = device
-        # Depthwise convolutions are slow in torch's default layout.
-        classifier = _classifier(settings.classifier).to(device).to(memory_format=torch.channels_last).eval()
+        classifier = _classifier(settings.classifier).to(device).eval()
         self._tokenizer, self._text = _sentence_model()
         self._text = self._text.to(device).eval()
         self.preprocessing = Preprocessing((settings.size,) * 2, (127 / 255,) * 3, (128 / 255,) * 3)
         self.fingerprint = digest([classifier, self._text], settings, self.preprocessing)
+        # Depthwise convolutions are slow in torch's default layout.
         self.tower = Tower(classifier, self.preprocessing, channels_last=True)
         self.runtime = reference(self.tower, device)
         self.use(settings)

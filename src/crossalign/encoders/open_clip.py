@@ -106,8 +106,8 @@ class _Images(nn.Module):
         self.model = model
 
     def forward(self, pixels: Tensor) -> Tensor:
-        features: Tensor = self.model.encode_image(pixels, normalize=True)
-        return features
+        # Normalised in float32 whatever the weights are in.
+        return F.normalize(self.model.encode_image(pixels, normalize=False).float(), dim=-1)
 
 
 def load(spec: str, device: torch.device) -> OpenClip:
