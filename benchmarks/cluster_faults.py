@@ -93,11 +93,12 @@ def make_photos(root: Path, few: int, many: int) -> None:
             photo.convert("RGB").resize((190 + number, 220 - number)).save(file)
 
 
-def start(environment: dict[str, str], *command: object) -> subprocess.Popen[str]:
+def start(environment: dict[str, str], *command: object, cwd: Path | None = None) -> subprocess.Popen[str]:
     """Start a command in a group of processes of its own."""
     return subprocess.Popen(
         [sys.executable, *map(str, command)],
         env=environment,
+        cwd=cwd,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -46,7 +46,8 @@ from crossalign.encoders._runtime import EXAMPLES
 from crossalign.reading import read_image
 from crossalign.views import Preprocessing, ViewRecipe, cut_views
 
-TABLE_ROWS = 1000
+TABLE_ROWS, PACKED = 1000, 10_000
+"""Pictures a table: in the simulation, so that few records make many tasks, and in the model."""
 SIDE = 8
 NETWORK = 1.25e9
 """Bytes a second that a node reads, at 10 Gbit/s: an assumption, and no measurement."""
@@ -182,7 +183,7 @@ def model(costs: Costs, encode: float, picture: float, views: int) -> str:
     """Lay out the stages' times for three sizes, each on a few sizes of cluster."""
     rows = []
     for pictures, workers in ((50_000, 1), (50_000, 16), (10**7, 16), (10**7, 1024), (10**9, 1024), (10**9, 16_384)):
-        packs = -(-pictures // TABLE_ROWS)
+        packs = -(-pictures // PACKED)
         stages = {
             "listing": packs * costs.listing,
             "driver": packs * costs.task,

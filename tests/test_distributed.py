@@ -64,15 +64,17 @@ def test_features_are_the_same_though_a_worker_a_driver_and_a_node_are_lost(node
 
 
 def test_evaluate_finds_the_same(nodes, photos, environment, tmp_path):
-    descriptions = tmp_path / "descriptions.json"
-    descriptions.write_text(json.dumps({"animal": ["a cat", "an animal"], "thing": ["a cup of coffee", "a rocket"]}))
-    command = ["evaluate", "--dataset", "folder", "--data-path", photos / "few", "--views", 20, "--encoder", "builtin"]
-    command += ["--methods", "clip,wca,mean-views", "--descriptions", descriptions, "--runtime", "torch", "--calibration"]
+    """From paths that mean nothing in the workers' own folders."""
+    (tmp_path / "photos").symlink_to(photos / "few")
+    texts = {"animal": ["a cat", "an animal"], "thing": ["a cup of coffee", "a rocket"]}
+    (tmp_path / "texts.json").write_text(json.dumps(texts))
+    command = ["evaluate", "--dataset", "folder", "--data-path", "photos", "--views", 20, "--encoder", "builtin"]
+    command += ["--methods", "clip,wca,mean-views", "--descriptions", "texts.json", "--runtime", "torch", "--calibration"]
     found = []
     for name, more in (("here", []), ("there", ["--executor", "ray", "--ray-address", nodes.address, "--workers", 2])):
-        output = tmp_path / f"{name}.json"
-        bench.ended(bench.start(environment, SCRIPT, *command, "--store", tmp_path / name, "--output", output, *more))
-        content = json.loads(output.read_text())
+        words = [SCRIPT, *command, "--store", name, "--output", f"{name}.json", *more]
+        bench.ended(bench.start(environment, *words, cwd=tmp_path))
+        content = json.loads((tmp_path / f"{name}.json").read_text())
         found.append({key: content[key] for key in content if key not in ("timing", "command")})
     assert found[0] == found[1]
     assert bench.contents(tmp_path / "here") == bench.contents(tmp_path / "there")
@@ -85,12 +87,12 @@ def test_labels_are_the_same_though_the_driver_was_killed(nodes, photos, environ
     command = [SCRIPT, "classify", photos / "many", "--labels", bench.LABELS, "--views", 3, "--runtime", "torch"]
     bench.ended(bench.start(environment, *command, "--output", tmp_path / "here.parquet"), 1)
     output = tmp_path / "there.parquet"
-    command += ["--output", output, "--executor", "ray", "--ray-address", nodes.address]
-    driver = bench.start(environment, *command)
+    command += ["--output", output.name, "--executor", "ray", "--ray-address", nodes.address]
+    driver = bench.start(environment, *command, cwd=tmp_path)
     bench.wait_for_files(output, "part-*.parquet", 1, driver)
     bench.kill(driver)
     kept = {file: file.stat().st_mtime_ns for file in output.glob("part-*.parquet")}
-    _, err = bench.ended(bench.start(environment, *command), 1)
+    _, err = bench.ended(bench.start(environment, *command, cwd=tmp_path), 1)
     assert f"1 of {SMALL + 1} pictures could not be read" in err
     assert {file: file.stat().st_mtime_ns for file in kept} == kept
     assert parquet.read_table(output).equals(parquet.read_table(tmp_path / "here.parquet"))

@@ -14,7 +14,7 @@ import socket
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
@@ -106,7 +106,8 @@ class Cluster:
         Raises:
             InputError: a picture cannot be read, a worker's encoder is another one, or the workers' store is not this one.
         """
-        tasks = _groups(work, SHARDS_A_GPU_TASK if self.workers.gpus else 1)
+        shards = _at_home(shards)
+        tasks = _groups(map(_absolute, work), SHARDS_A_GPU_TASK if self.workers.gpus else 1)
         for row in self.map(_Encode, (self.load_of_worker, shards, recipe), tasks):
             for number in row["shards"]:
                 _check_shared(shards.path(int(number)))
@@ -114,6 +115,7 @@ class Cluster:
 
     def score(self, features: ImageFeatures, scorer: Scorer, labels: Tensor) -> Iterator[list[Scored]]:
         """Score shards, and yield what was found, in order."""
+        features = replace(features, shards=_at_home(features.shards))
         tasks = _groups(range(len(features)), SHARDS_A_SCORING_TASK)
         for row in self.map(_Score, (features, scorer, labels), tasks, gpus=0.0):
             yield row["scored"]
@@ -248,6 +250,16 @@ def _join(address: str | None) -> None:
         raise InputError(
             f"there is no Ray cluster at {address!r} ({reason}); start one with `ray start --head`, or leave the address out"
         ) from error
+
+
+def _at_home(shards: ShardFolder) -> ShardFolder:
+    """Name a folder so that it is found from any other: workers are at home in folders of their own."""
+    return replace(shards, folder=shards.folder.absolute())
+
+
+def _absolute(work: ShardWork) -> ShardWork:
+    here = ((Path(path).absolute() if isinstance(path, (str, Path)) else path, index) for path, index in work.pictures)
+    return replace(work, pictures=tuple(here))
 
 
 def _groups(items: Iterable[Any], size: int) -> list[list[Any]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -56,7 +57,8 @@ def label_pictures(
     Args:
         cluster: who does it.
         classify: how; its encoder's like is on every worker.
-        addresses: picture files, folders of them, tars, or tables with their bytes, as paths or URIs that all workers reach.
+        addresses: picture files, folders of them, tars, or tables with their bytes, as paths or URIs that all workers reach;
+            results hold absolute paths.
         output: the folder, likewise; each part has the columns image, rank, label, score, probability and error.
         top_k: labels a picture.
         progress: shown meanwhile; it counts pictures, or tars and tables.
@@ -67,19 +69,22 @@ def label_pictures(
     Raises:
         InputError: there is nothing to label, the folder holds other labels, or something cannot be read or written.
     """
-    files = find_files(addresses)
+    # Workers are at home in folders of their own.
+    files = find_files([address if is_remote(address) else os.path.abspath(address) for address in addresses])
     everything = units_of(files, max(LEAST, min(MOST, len(files) // PARTS)))
-    folder = PartFolder(output)
+    folder = PartFolder(output if is_remote(output) else os.path.abspath(output))
     about = {**settings_of(classify, top_k), "list of pictures": digest_of({"files": files})}
     folder.begin(about)
-    done = folder.done()
-    missing = [unit for unit in everything if unit.number not in (done if unit.packed else folder.parts())]
-    what = "files of pictures" if everything[0].packed else "pictures"
+    packed = everything[0].packed
+    done = folder.done() if packed else folder.parts().keys()
+    missing = [unit for unit in everything if unit.number not in done]
     if missing:
         stripped = copy(classify)
         del stripped.encoder
         arguments = (cluster.load_of_worker, stripped, folder, top_k)
-        with progress(sum(len(unit.addresses) for unit in missing), f"{what} labelled") as bar:
+        with progress(
+            sum(len(unit.addresses) for unit in missing), f"{'files of pictures' if packed else 'pictures'} labelled"
+        ) as bar:
             for row in cluster.map(_Label, arguments, missing):
                 bar.update(int(row["files"]))
     return folder.count()
