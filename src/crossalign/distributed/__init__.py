@@ -101,7 +101,7 @@ class Cluster:
             ray.shutdown()
 
     def encode(self, work: Sequence[ShardWork], shards: ShardFolder, recipe: ViewRecipe) -> Iterator[int]:
-        """Encode and write shards, as `features.EncodeShards` says, in any order.
+        """Encode and write shards, as `features.EncodeShards` says.
 
         Raises:
             InputError: a picture cannot be read, a worker's encoder is another one, or the workers' store is not this one.
