@@ -129,16 +129,24 @@ def kill(process: subprocess.Popen[str]) -> None:
     process.communicate()
 
 
-def kill_a_worker() -> bool:
-    """Kill an actor's process, as a machine without memory would; say whether there was one."""
+def processes(prefix: bytes) -> list[int]:
+    """List the processes on this machine whose names begin so; Ray names its workers by what they do."""
+    found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             name = (folder / "cmdline").read_bytes()
         except OSError:
             continue
-        if name.startswith(b"ray::MapWorker"):
-            os.kill(int(folder.name), signal.SIGKILL)
-            return True
+        if name.startswith(prefix):
+            found.append(int(folder.name))
+    return found
+
+
+def kill_a_worker() -> bool:
+    """Kill an actor's process, as a machine without memory would; say whether there was one."""
+    for worker in processes(b"ray::MapWorker")[:1]:
+        os.kill(worker, signal.SIGKILL)
+        return True
     return False
 
 

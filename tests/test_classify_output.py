@@ -99,7 +99,7 @@ def refused(match, *arguments):
 
 
 def start(folder, *options, output=("--output", "labels.csv")):
-    words = ["classify", "photos", "--labels", ",".join(LABELS), "--views", "2", "--runtime", "torch", *output, *options]
+    words = ["classify", "photos", "--labels", ",".join(LABELS), "--views", "8", "--runtime", "torch", *output, *options]
     return subprocess.Popen(
         [SCRIPT, *words],
         cwd=folder,
@@ -146,7 +146,7 @@ def test_a_run_that_is_killed_and_interrupted_ends_in_the_same_bytes(photos, tmp
     (tmp_path / f".labels.csv.{'0a' * 16}.part").write_bytes(b"what a kill leaves in the very last moment")
 
     process = start(folder, output=output)
-    with stopped_after(process, journal, lines=left.count(b"\n") + TOGETHER + 1):
+    with stopped_after(process, journal, lines=2 * TOGETHER + 2):
         sent = time.monotonic()
         process.send_signal(signal.SIGINT)
         process.send_signal(signal.SIGCONT)

@@ -123,3 +123,14 @@ def test_a_worker_says_what_is_wrong(photos, builtin, tmp_path):
     assert f"picture {str(tmp_path / 'a.jpg')!r} cannot be read" in answer["error"]
     other = _Encode(LoadOfWorker(lambda: builtin, ("f" * 32, "openvino-f32"), Workers()), shards, recipe)
     assert f"{builtin.fingerprint[:8]} on torch-f32 on worker" in other({"task": [whole]})["error"]
+
+
+def test_a_store_that_only_workers_see_is_told(tmp_path, monkeypatch):
+    from crossalign.distributed import _check_shared
+    from crossalign.errors import InputError
+
+    monkeypatch.setattr("crossalign.distributed.SHARED_WITHIN", 0.0)
+    (tmp_path / "there").touch()
+    _check_shared(tmp_path / "there")
+    with pytest.raises(InputError, match="it is not to be seen here; give a --store that all machines share"):
+        _check_shared(tmp_path / "elsewhere")

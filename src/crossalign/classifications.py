@@ -6,7 +6,7 @@ import csv
 import importlib
 import io
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from itertools import islice
 from typing import Any, BinaryIO
@@ -80,6 +80,15 @@ def _as_text(name: str) -> str:
 
 WRITERS = {".csv": write_csv, ".jsonl": write_jsonl, ".parquet": write_parquet}
 """By the ending of a file's name."""
+
+
+def first_change(settings: Mapping[str, Any], before: bytes) -> str | None:
+    """Name the first of the settings that is another one in the JSON of an earlier run; None if all are the same."""
+    try:
+        found = json.loads(before)
+        return next((name for name, value in settings.items() if name not in found or found[name] != value), None)
+    except (ValueError, TypeError, RecursionError):
+        return next(iter(settings))
 
 
 def settings_of(classify: Classifier, top_k: int) -> dict[str, Any]:

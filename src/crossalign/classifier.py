@@ -29,7 +29,7 @@ from crossalign.descriptions import (
 from crossalign.encoders import Encoder, load_encoder
 from crossalign.errors import InputError
 from crossalign.features import encode_views, ordered_map, text_features
-from crossalign.methods import class_scores, pick_methods, text_bank, view_weights
+from crossalign.methods import Method, class_scores, pick_methods, text_bank, view_weights
 from crossalign.prompts import prompt_inputs
 from crossalign.reading import Fetched, ImageLike, read_image
 from crossalign.store import Store
@@ -157,11 +157,8 @@ class Classifier:
         self.batch_size = config.batch_size
         self._workers = num_workers
         self.rounds = Rounds(max_views, confidence) if views == "adaptive" else None
-        if self.rounds and not self.method.draws_views:
-            raise InputError(
-                f"method {method} has no adaptive views, since its score is no weighted mean over local views; "
-                "use wca or mean-views, or a number of views"
-            )
+        if self.rounds:
+            check_adaptive(self.method)
         count = max_views if views == "adaptive" else config.views if views is None else views
         if self.method.cross and count < 1:
             raise InputError(f"method {method} needs at least one view, but views is {count}")
@@ -278,6 +275,19 @@ class Classifier:
         probabilities = (scores * self.encoder.logit_scale).softmax(-1)
         best = scores.argsort(descending=True, stable=True)[:top_k]
         return tuple(Prediction(self.labels[i], scores[i].item(), probabilities[i].item()) for i in best.tolist())
+
+
+def check_adaptive(method: Method) -> None:
+    """Refuse a method that has no adaptive views.
+
+    Raises:
+        InputError: names it.
+    """
+    if not method.draws_views:
+        raise InputError(
+            f"method {method.name} has no adaptive views, since its score is no weighted mean over local views; "
+            "use wca or mean-views, or a number of views"
+        )
 
 
 def _checked(labels: Sequence[str]) -> list[str]:

@@ -110,7 +110,7 @@ def score_shards(
     return collect(ordered_map(score, shards, num_workers, ahead=num_workers + 1), update)
 
 
-def collect(found: Iterable[list[Scored]], update: Callable[[int], object]) -> list[Scored]:
+def collect(found: Iterable[list[Scored]], update: Callable[[int], object] = lambda n: None) -> list[Scored]:
     """Join what was found shard by shard, in order, to one a method."""
     parts = []
     for of_shard in found:

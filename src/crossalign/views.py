@@ -59,10 +59,14 @@ class Preprocessing:
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """Turn (B, 3, H, W) pixels, uint8 in 0..255 or float in 0..1, into the encoder's float input."""
-        scale = 255.0 if pixels.dtype == torch.uint8 else 1.0
-        mean = torch.tensor(self.mean, device=pixels.device).view(3, 1, 1) * scale
-        std = torch.tensor(self.std, device=pixels.device).view(3, 1, 1) * scale
-        return (pixels.float() - mean) / std
+        mean, std = (torch.tensor(of, device=pixels.device).view(3, 1, 1) for of in (self.mean, self.std))
+        return normalised(pixels, mean, std)
+
+
+def normalised(pixels: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """Normalise (B, 3, H, W) pixels, uint8 in 0..255 or float in 0..1, by (3, 1, 1) mean and deviation of values in 0..1."""
+    scale = 255.0 if pixels.dtype == torch.uint8 else 1.0
+    return (pixels.float() - mean * scale) / (std * scale)
 
 
 def _resize(image: Tensor, size: list[int], interpolation: str) -> Tensor:

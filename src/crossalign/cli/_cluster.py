@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stdout
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from crossalign.cli import _common as common
 from crossalign.errors import InputError
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from crossalign.encoders import Encoder
 
 _OF_RAY = ("ray_address", "workers", "cpus_per_worker", "gpus_per_worker")
-_OPTIONS = (
+executor_options = common.options(
     click.option(
         "--executor",
         type=click.Choice(["local", "ray"]),
@@ -33,13 +34,6 @@ _OPTIONS = (
     click.option("--num-cpus-per-worker", "cpus_per_worker", type=click.IntRange(1), help="Cores of each [default: 1]."),
     click.option("--num-gpus-per-worker", "gpus_per_worker", type=click.FloatRange(0), help="GPUs of each [default: 0]."),
 )
-
-
-def executor_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add --executor and what belongs to it."""
-    for option in reversed(_OPTIONS):
-        command = option(command)
-    return command
 
 
 def check_executor(options: Mapping[str, Any]) -> None:
@@ -89,7 +83,6 @@ def join(options: Mapping[str, Any], encoder: Encoder) -> Cluster:
     Raises:
         InputError: Ray is not installed, or there is no cluster at the address.
     """
-    from crossalign.cli._common import find_pictures
     from crossalign.distributed import Cluster, Workers
     from crossalign.encoders import load_encoder
 
@@ -100,7 +93,7 @@ def join(options: Mapping[str, Any], encoder: Encoder) -> Cluster:
         options["device"],
         runtime=runtime.engine if runtime else "torch",
         precision=runtime.precision if runtime else "f32",
-        calibration=find_pictures([options["calibrate"]]) if options["calibrate"] else (),
+        calibration=common.find_pictures([options["calibrate"]]) if options["calibrate"] else (),
     )
     workers = Workers(
         options["workers"], options["cpus_per_worker"] or 1, options["gpus_per_worker"] or 0.0, options["num_workers"]

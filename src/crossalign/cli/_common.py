@@ -28,7 +28,20 @@ seed_option = click.option(
 workers_option = click.option(
     "--num-workers", "--num_workers", default=2, show_default=True, type=click.IntRange(0), help="Decoding threads."
 )
-_RUNTIME_OPTIONS = (
+
+
+def options(*each: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Make one decorator of several options, which --help shows in their order."""
+
+    def add(command: Any) -> Any:
+        for option in reversed(each):
+            command = option(command)
+        return command
+
+    return add
+
+
+runtime_options = options(
     click.option(
         "--runtime",
         type=click.Choice(["auto", "torch", "openvino", "torch-compile"]),
@@ -45,13 +58,6 @@ _RUNTIME_OPTIONS = (
         "--calibrate", type=click.Path(), help="Folder of pictures for int8 to measure its ranges on [default: examples]."
     ),
 )
-
-
-def runtime_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add --runtime, --precision and --calibrate to a command."""
-    for option in reversed(_RUNTIME_OPTIONS):
-        command = option(command)
-    return command
 
 
 def taken(settings: dict[str, Any]) -> dict[str, Any]:

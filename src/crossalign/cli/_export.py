@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import os
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-from uuid import uuid4
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
 from crossalign.errors import InputError
+from crossalign.files import writing_whole
 
 if TYPE_CHECKING:
     from crossalign.store import KeptSet
@@ -37,14 +35,11 @@ def export_set(kept: KeptSet, file: Path) -> dict[str, list[int]]:
     if suffix == ".parquet" and importlib.util.find_spec("pyarrow") is None:
         raise InputError("writing .parquet needs pyarrow; run `pip install pyarrow`, or write .npz")
     shapes, kinds = _shapes(kept)
-    try:
-        with _whole(file) as part:
-            if suffix == ".npz":
-                _write_npz(part, kept, shapes, kinds)
-            else:
-                _write_parquet(part, kept, shapes)
-    except OSError as error:
-        raise InputError(f"{str(file)!r} cannot be written ({error.strerror}); free or name another place") from None
+    with writing_whole(file) as out:
+        if suffix == ".npz":
+            _write_npz(out, kept, shapes, kinds)
+        else:
+            _write_parquet(out, kept, shapes)
     return shapes
 
 
@@ -71,21 +66,8 @@ def _arrays(kept: KeptSet) -> Iterator[Arrays]:
         yield {name: tensor.numpy() for name, tensor in tensors.items()}
 
 
-@contextmanager
-def _whole(file: Path) -> Iterator[Path]:
-    part = file.with_name(f".{uuid4().hex}.part")
-    try:
-        yield part
-        with open(part, "rb+") as written:
-            os.fsync(written.fileno())
-        os.replace(part, file)
-    finally:
-        with suppress(OSError):
-            part.unlink()
-
-
-def _write_npz(part: Path, kept: KeptSet, shapes: dict[str, list[int]], kinds: dict[str, np.dtype[Any]]) -> None:
-    with zipfile.ZipFile(part, "x", allowZip64=True) as archive:
+def _write_npz(file: BinaryIO, kept: KeptSet, shapes: dict[str, list[int]], kinds: dict[str, np.dtype[Any]]) -> None:
+    with zipfile.ZipFile(file, "w", allowZip64=True) as archive:
         for name, shape in shapes.items():
             with archive.open(f"{name}.npy", "w", force_zip64=True) as out:
                 head = {"descr": np.lib.format.dtype_to_descr(kinds[name]), "fortran_order": False, "shape": tuple(shape)}
@@ -94,7 +76,7 @@ def _write_npz(part: Path, kept: KeptSet, shapes: dict[str, list[int]], kinds: d
                     out.write(arrays[name].tobytes())
 
 
-def _write_parquet(part: Path, kept: KeptSet, shapes: dict[str, list[int]]) -> None:
+def _write_parquet(file: BinaryIO, kept: KeptSet, shapes: dict[str, list[int]]) -> None:
     """Write a row a picture and a group of rows a shard; float32, since few readers of Parquet know float16."""
     pyarrow: Any = importlib.import_module("pyarrow")
     parquet: Any = importlib.import_module("pyarrow.parquet")
@@ -111,7 +93,7 @@ def _write_parquet(part: Path, kept: KeptSet, shapes: dict[str, list[int]]) -> N
     try:
         for arrays in _arrays(kept):
             table = pyarrow.table({name: column(arrays[name]) for name in names})
-            writer = writer or parquet.ParquetWriter(part, table.schema)
+            writer = writer or parquet.ParquetWriter(file, table.schema)
             writer.write_table(table)
     finally:
         if writer is not None:

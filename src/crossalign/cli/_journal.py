@@ -14,6 +14,7 @@ from typing import Any
 
 import click
 
+from crossalign.classifications import first_change
 from crossalign.classifier import Classification, Prediction
 from crossalign.errors import InputError
 from crossalign.files import sync_folder
@@ -157,16 +158,11 @@ class Journal:
             line = line[self._file.write(line) :]
 
     def _check(self, first: bytes) -> None:
-        try:
-            before = json.loads(first)
-        except ValueError:
-            before = {}
-        for name, value in self._settings.items():
-            if name not in before or before[name] != value:
-                raise InputError(
-                    f"journal {str(self.path)!r} was begun with another {name}; "
-                    "give the command that began it, remove the journal, or name another --output"
-                )
+        if name := first_change(self._settings, first):
+            raise InputError(
+                f"journal {str(self.path)!r} was begun with another {name}; "
+                "give the command that began it, remove the journal, or name another --output"
+            )
 
     def _check_picture(self, result: Classification, pictures: Sequence[str], number: int) -> None:
         if number >= len(pictures) or pictures[number] != result.image:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from crossalign.cli import _common as common
 from crossalign.errors import InputError
 
 if TYPE_CHECKING:
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from crossalign.datasets import ImageDataset
     from crossalign.descriptions import Descriptions
 
-_DATASET_OPTIONS = (
+dataset_options = common.options(
     click.option("--dataset", "--dataset_name", "dataset_name", help="See `crossalign datasets`."),
     click.option("--data-path", "--data_path", type=click.Path(), help="The dataset's folder [default: the config's]."),
     click.option("--config", "config_name", help="A YAML file or a bundled config's name [default: the dataset's]."),
@@ -30,13 +31,7 @@ _DATASET_OPTIONS = (
     ),
     click.option("--download", is_flag=True, help="Fetch the dataset first, where torchvision can."),
 )
-
-
-def dataset_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add what names a dataset and how it is read."""
-    for option in reversed(_DATASET_OPTIONS):
-        command = option(command)
-    return command
+"""What names a dataset and how it is read."""
 
 
 def open_dataset(config: Config, options: Mapping[str, Any]) -> ImageDataset:

@@ -103,13 +103,14 @@ def command(
         elif settings["views"] != "adaptive":
             raise click.UsageError(f"--{option.replace('_', '-')} belongs to --views adaptive; add that or leave it out")
     clusters.check_executor(settings)
+    where = clusters.taken(settings)
     names = common.read_labels(labels, labels_file)
-    if settings["executor"] == "ray":
+    if where["executor"] == "ray":
         if output is None or not output.lower().partition("?")[0].endswith(".parquet"):
             raise InputError(
                 f"output is {output!r}, but a cluster writes a folder of Parquet files; give --output F.parquet"
             )
-        total, failed = _label_on_cluster(names, paths, output, top_k, settings)
+        total, failed = _label_on_cluster(names, paths, output, top_k, where, settings)
     else:
         total, failed = _label_here(names, paths, output, report, _printer(as_json, as_csv), top_k, settings)
     if output is not None:
@@ -136,7 +137,6 @@ def _label_here(
     from crossalign.cli._labelling import check_labels_file, label_into
 
     file = None if output is None else check_labels_file(output)
-    clusters.taken(settings)
     engine = common.taken(settings)
     if len(pictures) < FEW and engine["runtime"] == "auto" and engine["precision"] in (None, "f32"):
         engine["runtime"], engine["precision"] = "torch", "f32"
@@ -156,7 +156,12 @@ def _label_here(
 
 
 def _label_on_cluster(
-    names: Sequence[str], paths: Sequence[str], output: str, top_k: int, settings: dict[str, Any]
+    names: Sequence[str],
+    paths: Sequence[str],
+    output: str,
+    top_k: int,
+    where: dict[str, Any],
+    settings: dict[str, Any],
 ) -> tuple[int, int]:
     """Label pictures on a Ray cluster; give how many there are, and how many could not be read."""
     from crossalign.classifier import Classifier
@@ -164,7 +169,7 @@ def _label_on_cluster(
 
     # What is no list, pattern or folder of this machine's may be an address that only workers reach.
     files = [file for path in paths for file in (common.find_pictures([path]) if _is_many(path) else [path])]
-    options = {**clusters.taken(settings), **common.taken(settings), "num_workers": settings["num_workers"]}
+    options = {**where, **common.taken(settings), "num_workers": settings["num_workers"]}
     encoder = common.load_encoder(settings.pop("encoder"), clusters.for_driver(options))
     classify = Classifier(names, encoder=encoder, **settings)
     with clusters.joined(options, encoder) as cluster:

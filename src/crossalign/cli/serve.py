@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from crossalign.web.engine import Engine, Limits
 
 POSITIVE = click.FloatRange(0, min_open=True)
-LISTENS = "crossalign listens on {} (API at /v1, its documentation at /docs); Ctrl+C ends it"
 
 
 @click.command()
@@ -99,8 +98,7 @@ def _serve_here(options: dict[str, Any], labels: list[str], login: tuple[str, st
         app = create_app(engine, labels, login)
         mount_page(app, engine, labels, llm)
         listener.listen()
-        address = f"http://{_in_url(options['host'])}:{listener.getsockname()[1]}"
-        click.echo(LISTENS.format(address))
+        click.echo(_listens(options["host"], listener.getsockname()[1]))
         _run(app, listener, engine)
 
 
@@ -123,8 +121,8 @@ def _serve_on_cluster(options: dict[str, Any], labels: list[str], login: tuple[s
         # Ray has put its own in this one's place.
         signal.signal(signal.SIGTERM, _end)
         replica = Replica(cluster.load_of_worker, limits, tuple(labels), login)
-        with deployed(cluster, replica, options["host"], options["port"]) as address:
-            click.echo(LISTENS.format(address), terminal)
+        with deployed(cluster, replica, options["host"], options["port"]) as port:
+            click.echo(_listens(options["host"], port), terminal)
             watch()
 
 
@@ -196,8 +194,9 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def _in_url(host: str) -> str:
-    return f"[{host}]" if ":" in host else host
+def _listens(host: str, port: int) -> str:
+    address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    return f"crossalign listens on {address} (API at /v1, its documentation at /docs); Ctrl+C ends it"
 
 
 def _run(app: FastAPI, listener: socket.socket, engine: Engine) -> None:

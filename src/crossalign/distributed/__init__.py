@@ -44,7 +44,7 @@ LoadEncoder = Callable[[], Encoder]
 """Loads a worker's encoder; it is sent to the workers."""
 
 SHARDS_A_GPU_TASK = 16
-"""A GPU is done with one shard before the next one's first picture is unpacked."""
+"""One after the other in a task, so that pictures of the next are unpacked while a GPU is at work on the one before."""
 SHARDS_A_SCORING_TASK = 64
 MOST_TASKS = 10_000
 """Blocks that Ray Data keeps account of; more shards than that go several to a block."""
@@ -152,9 +152,8 @@ class Cluster:
                     raise InputError(row["error"])
                 yield row
         except ray.exceptions.RayError as error:
-            reason = " ".join(str(error).split("\n")[-1].split()) or type(error).__name__
             raise InputError(
-                f"the cluster could not finish ({reason}); finished work is kept: run the same command again"
+                f"the cluster could not finish ({last_line(str(error))}); finished work is kept: run the same command again"
             ) from error
 
     def _warn_if_too_small(self) -> None:
@@ -225,10 +224,16 @@ class _Score:
         """Score some shards."""
         read = (self._features.read(shard) for shard in row["task"])
         try:
-            found = collect((self._scorer(whole, views, self._labels[rows]) for rows, whole, views in read), lambda n: None)
+            found = collect((self._scorer(whole, views, self._labels[rows]) for rows, whole, views in read))
         except InputError as error:
             return {"scored": [], "error": str(error)}
         return {"scored": found, "error": ""}
+
+
+def last_line(text: str) -> str:
+    """Take the last line of what Ray says, which is the cause below a traceback."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1][:300] if lines else "it does not say why"
 
 
 def _identity(encoder: Encoder) -> tuple[str, str]:
@@ -236,7 +241,8 @@ def _identity(encoder: Encoder) -> tuple[str, str]:
 
 
 def _join(address: str | None) -> None:
-    # What Ray tells of its own working is no concern of a user's; it goes on to stand in its log files.
+    # What Ray tells of its own working is no concern of a user's. Of a cluster that is started here this also empties the
+    # log files of Ray's own processes, unless the user sets the variable.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     logging.getLogger("ray").setLevel(logging.ERROR)
     logging.getLogger("ray.data").setLevel(logging.ERROR)

@@ -23,7 +23,7 @@ import pyarrow.compute
 import pyarrow.dataset
 import pyarrow.fs
 
-from crossalign.classifications import settings_of, write_parquet
+from crossalign.classifications import first_change, settings_of, write_parquet
 from crossalign.classifier import Classifier
 from crossalign.distributed import Cluster, LoadOfWorker
 from crossalign.distributed._sources import Unit, find_files, is_remote, place, units_of
@@ -106,21 +106,16 @@ class PartFolder:
         Raises:
             InputError: it is not, or the folder holds something else, or cannot be written.
         """
-        content = json.dumps(about, indent=1)
+        content = json.dumps(about, indent=1).encode()
         before = self._read(_ABOUT)
         if before is None:
             files, path = place(self.address)
             if any(file.is_file for file in _inside(files, path)):
                 raise InputError(f"output {self.address!r} holds other files; name a new folder")
-            self.write(_ABOUT, content.encode())
-        elif before != content.encode():
-            try:
-                found = json.loads(before)
-                names = [name for name, value in json.loads(content).items() if found.get(name) != value]
-            except (ValueError, AttributeError):
-                names = ["content of its " + _ABOUT]
+            self.write(_ABOUT, content)
+        elif name := first_change(json.loads(content), before):
             raise InputError(
-                f"output {self.address!r} was begun with another {names[0] if names else _ABOUT}; "
+                f"output {self.address!r} was begun with another {name}; "
                 "give the command that began it, or name another --output"
             )
 

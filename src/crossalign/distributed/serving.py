@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import ray
 
-from crossalign.distributed import Cluster, LoadOfWorker
+from crossalign.distributed import Cluster, LoadOfWorker, last_line
 from crossalign.errors import InputError
 
 try:
@@ -73,7 +73,7 @@ class Replica:
 
 
 @contextmanager
-def deployed(cluster: Cluster, replica: Replica, host: str, port: int) -> Iterator[str]:
+def deployed(cluster: Cluster, replica: Replica, host: str, port: int) -> Iterator[int]:
     """Serve the API on a cluster for as long as the block takes; one that was left there before is replaced.
 
     Args:
@@ -82,7 +82,7 @@ def deployed(cluster: Cluster, replica: Replica, host: str, port: int) -> Iterat
         host, port: where the cluster's head node listens; port 0 takes a free one.
 
     Yields:
-        The API's address, once it answers.
+        The port, once the API answers.
 
     Raises:
         InputError: it cannot listen there, or no replica can be started.
@@ -95,9 +95,9 @@ def deployed(cluster: Cluster, replica: Replica, host: str, port: int) -> Iterat
             # Not until all replicas run: the cluster may have no room for all of them yet.
             serve.run_many([target], wait_for_applications_running=False)
         except (ValueError, RuntimeError, ray.exceptions.RayError) as error:
-            raise InputError(f"Ray Serve cannot deploy the API ({_last_line(str(error))}); see `serve status`") from error
+            raise InputError(f"Ray Serve cannot deploy the API ({last_line(str(error))}); see `serve status`") from error
         _wait_until_it_answers(reach, port, replica.login)
-        yield f"http://{f'[{host}]' if ':' in host else host}:{port}"
+        yield port
     finally:
         # Ray would wait a minute for a cluster that has ended before, and then end this process without a word.
         if _cluster_is_there():
@@ -196,7 +196,7 @@ def _start(host: str, port: int) -> int:
         # One place that listens is one address; replicas are on all nodes.
         serve.start("HeadOnly", {"host": host, "port": port}, logging_config={"log_level": "WARNING"})
     except (TimeoutError, RuntimeError, ray.exceptions.RayError) as error:
-        raise InputError(f"Ray Serve cannot listen on {host!r}, port {port} ({_last_line(str(error))})") from error
+        raise InputError(f"Ray Serve cannot listen on {host!r}, port {port} ({last_line(str(error))})") from error
     return port
 
 
@@ -208,7 +208,7 @@ def _wait_until_it_answers(host: str, port: int, login: tuple[str, str] | None) 
         if found := re.search(r"InputError: (.*)", said):
             raise InputError(found[1])
         if application.status == "DEPLOY_FAILED":
-            raise InputError(f"no replica could be started ({_last_line(said)}); see Ray's log files")
+            raise InputError(f"no replica could be started ({last_line(said)}); see Ray's log files")
         # Requests for replicas that never come would wait for them.
         connection = http.client.HTTPConnection(host, port, timeout=3)
         try:
@@ -220,8 +220,3 @@ def _wait_until_it_answers(host: str, port: int, login: tuple[str, str] | None) 
         finally:
             connection.close()
         time.sleep(0.2)
-
-
-def _last_line(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1][:300] if lines else "it does not say why"

@@ -26,7 +26,7 @@ from crossalign.encoders import _openvino, _torch
 from crossalign.errors import InputError
 from crossalign.files import write_whole
 from crossalign.reading import ImageLike, read_image
-from crossalign.views import Preprocessing, ViewRecipe, cut_views
+from crossalign.views import Preprocessing, ViewRecipe, cut_views, normalised
 
 log = logging.getLogger("crossalign")
 
@@ -74,8 +74,7 @@ class Tower(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Normalise, in float32, and encode."""
-        scale = 255.0 if pixels.dtype == torch.uint8 else 1.0
-        states = (pixels.float() - self.mean * scale) / (self.std * scale)
+        states = normalised(pixels, self.mean, self.std)
         outputs: Tensor = self.model(states.to(self._dtype).contiguous(memory_format=self._layout))
         return outputs
 

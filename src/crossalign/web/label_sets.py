@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 
 from crossalign.adaptive import Rounds
-from crossalign.classifier import Classifier
+from crossalign.classifier import Classifier, check_adaptive
 from crossalign.encoders import Encoder
 
 KEPT_TEXTS = 100_000
@@ -108,9 +108,8 @@ def with_views(classify: Classifier, views: Views) -> Classifier:
     """
     if views is None or (views != "adaptive" and not classify.method.cross):
         return classify
-    if views == "adaptive" and not classify.method.draws_views:
-        # The library says why not, before it encodes anything.
-        return Classifier(classify.labels, encoder=classify.encoder, method=classify.method.name, views=views)
+    if views == "adaptive":
+        check_adaptive(classify.method)
     other = copy(classify)
     other.rounds = Rounds() if views == "adaptive" else None
     other.recipe = replace(classify.recipe, count=Rounds.max_views if views == "adaptive" else views)
