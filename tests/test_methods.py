@@ -3,16 +3,16 @@
 import hashlib
 import math
 import re
-import subprocess
-import sys
 from dataclasses import replace
 
 import ot
 import pytest
 import torch
+from click.testing import CliRunner
 
 from crossalign import methods, transport
 from crossalign.alignment import FORMS
+from crossalign.cli import main
 from crossalign.errors import InputError
 from crossalign.methods import METHODS, class_scores, pick_methods, text_bank, view_weights, with_prompts
 from crossalign.prompts import CONTROLS, PromptInputs
@@ -169,38 +169,38 @@ def entropy(logits):
     return -sum(p * math.log(p) for p in softmax(logits) if p > 0)
 
 
-def loop_awt(whole, views, ys):
+def loop_awt(whole, views, ys, image_temperature=0.5, text_temperature=0.5, epsilon=0.1):
     means = [mixed(of_class, [1 / len(of_class)] * len(of_class)) for of_class in ys]
     views = [whole, *views]
-    w = softmax([-entropy([LOGIT_SCALE * dot(view, mean) for mean in means]) / 0.5 for view in views])
+    w = softmax([-entropy([LOGIT_SCALE * dot(view, mean) for mean in means]) / image_temperature for view in views])
     base = [LOGIT_SCALE * dot(whole, mean) for mean in means]
     scores = []
     for label, of_class in enumerate(ys):
         replaced = [[*base[:label], LOGIT_SCALE * dot(whole, y), *base[label + 1 :]] for y in of_class]
-        v = softmax([-entropy(logits) / 0.5 for logits in replaced])
+        v = softmax([-entropy(logits) / text_temperature for logits in replaced])
         cost = [[1 - dot(view, y) for y in of_class] for view in views]
-        plan = ot.sinkhorn(w, v, cost, 0.1, stopThr=1e-12, numItermax=5000)
+        plan = ot.sinkhorn(w, v, cost, epsilon, stopThr=1e-12, numItermax=5000)
         scores.append(sum(plan[m][n] * (1 - cost[m][n]) for m in range(len(w)) for n in range(len(v))))
     return scores
 
 
-def loop_lazsl(whole, views, ys):
+def loop_lazsl(whole, views, ys, alpha=0.8, epsilon=0.1):
     likeness = [dot(view, whole) for view in views]
     kept = [view for view, value in zip(views, likeness, strict=True) if value >= sum(likeness) / len(likeness)]
     scores = []
     for of_class in ys:
-        s = [[0.2 * dot(whole, y) + 0.8 * dot(view, y) for y in of_class] for view in kept]
+        s = [[(1 - alpha) * dot(whole, y) + alpha * dot(view, y) for y in of_class] for view in kept]
         cost = [[1 - value for value in row] for row in s]
         masses = [1 / len(kept)] * len(kept), [1 / len(of_class)] * len(of_class)
-        plan = ot.sinkhorn(*masses, cost, 0.1, stopThr=1e-12, numItermax=5000)
+        plan = ot.sinkhorn(*masses, cost, epsilon, stopThr=1e-12, numItermax=5000)
         scores.append(sum(plan[m][n] * s[m][n] for m in range(len(kept)) for n in range(len(of_class))))
     return scores
 
 
-def loop_abs(whole, views, ys):
+def loop_abs(whole, views, ys, temperature=0.03):
     scores = [0.0] * len(ys)
     for view in views:
-        p = iter(softmax([dot(view, y) / 0.03 for of_class in ys for y in of_class]))
+        p = iter(softmax([dot(view, y) / temperature for of_class in ys for y in of_class]))
         for label, of_class in enumerate(ys):
             scores[label] += sum(next(p) * dot(view, y) for y in of_class) / len(views)
     return scores
@@ -211,7 +211,7 @@ def loop_max_views(whole, views, ys):
     return [max(dot(view, mean) / math.sqrt(dot(view, view) * dot(mean, mean)) for view in views) for mean in means]
 
 
-def loop_autoclip(whole, views, ys):
+def loop_autoclip(whole, views, ys, beta=0.85):
     templates = range(len(ys[0]))
     e = [[dot(whole, of_class[i]) for of_class in ys] for i in templates]
 
@@ -225,7 +225,7 @@ def loop_autoclip(whole, views, ys):
     step = 1e-5
     nudges = [[step * (i == k) for k in templates] for i in templates]
     gradient = [(log_sum(nudge) - log_sum([-x for x in nudge])) / (2 * step) for nudge in nudges]
-    target = 0.85 * math.log(len(ys[0]))
+    target = beta * math.log(len(ys[0]))
     low, high = 0.0, 1e10
     for _ in range(200):
         alpha = (low + high) / 2
@@ -242,14 +242,66 @@ LOOPS = {
 }
 
 
-@pytest.mark.parametrize("name", LOOPS)
-def test_later_scores_equal_the_loop(name):
+OPTIONS = {
+    "awt": {"image_temperature": 2.0, "text_temperature": 0.1, "epsilon": 0.3},
+    "lazsl": {"alpha": 0.4, "epsilon": 0.3},
+    "abs": {"temperature": 0.2},
+    "autoclip": {"beta": 0.5},
+    "zero": {"gamma": 0.6},
+    "mta": {"rho": 0.9, "lambda": 1.0, "lambda_y": 1.0},
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        *((name, {}) for name in LOOPS),
+        *((name, {option: value}) for name in LOOPS for option, value in OPTIONS.get(name, {}).items()),
+    ],
+)
+def test_later_scores_equal_the_loop(name, options):
     """Zero's and mta's loops are in test_selection.py."""
     whole, views = unit(4, WIDTH, seed=1), unit(4, 6, WIDTH, seed=2)
     ys = [encode(texts).double().tolist() for texts in TEXTS[name]]
-    expected = [LOOPS[name](x0, xs, ys) for x0, xs in zip(whole.double().tolist(), views.double().tolist(), strict=True)]
-    found = scores_of(name, whole, views).double()
+    pictures = zip(whole.double().tolist(), views.double().tolist(), strict=True)
+    expected = [LOOPS[name](x0, xs, ys, **options) for x0, xs in pictures]
+    (method,) = pick_methods([":".join([name, *(f"{option}={value}" for option, value in options.items())])])
+    found = class_scores(method, bank_of(name), whole, views, image_scale=IMAGE_SCALE, logit_scale=LOGIT_SCALE).double()
     torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float64), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_each_option_changes_the_scores_and_the_papers_value_none(name):
+    whole, views = unit(4, WIDTH, seed=1), unit(4, 12, WIDTH, seed=2)
+    plain, options = scores_of(name, whole, views), METHODS[name].options
+    assert set(options) == set(OPTIONS.get(name, ()))
+    for option, value in options.items():
+        same, other = pick_methods([f"{name}:{option}={value}", f"{name}:{option}={OPTIONS[name][option]}"])
+        assert other.name == f"{name}:{option}={OPTIONS[name][option]:g}"
+        scores = [
+            class_scores(m, bank_of(name), whole, views, image_scale=IMAGE_SCALE, logit_scale=LOGIT_SCALE)
+            for m in (same, other)
+        ]
+        assert torch.equal(scores[0], plain)
+        assert not torch.allclose(scores[1], plain, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("zero:delta=1", r"zero has no option 'delta'; it has gamma, to be given as in zero:NAME=0\.5"),
+        ("clip:x=1", "clip has no option 'x'; it has none"),
+        ("zero:gamma", "gamma of zero is '', but must be a number above 0 and at most 1"),
+        ("zero:gamma=1.5", "gamma of zero is '1.5', but must be a number above 0 and at most 1"),
+        ("mta:lambda=-1", "lambda of mta is '-1', but must be a number above 0$"),
+        ("mta:lambda=inf", "lambda of mta is 'inf', but must be a number above 0$"),
+        ("awt:epsilon=nan", "epsilon of awt is 'nan', but must be a number above 0$"),
+        ("awtt:epsilon=1", "unknown method awtt, did you mean awt"),
+    ],
+)
+def test_an_option_that_cannot_be_is_named(text, reason):
+    with pytest.raises(InputError, match=reason):
+        pick_methods([text])
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -413,7 +465,7 @@ def test_templates_of_unequal_number_are_refused():
 
 
 def test_the_command_lists_them():
-    done = subprocess.run([sys.executable, "-m", "crossalign", "methods"], capture_output=True, text=True, check=True)
+    done = CliRunner().invoke(main, ["methods"], catch_exceptions=False)
     lines = done.stdout.splitlines()
     assert re.split(r"\s{2,}", lines[0]) == [
         "method",
@@ -421,6 +473,7 @@ def test_the_command_lists_them():
         "looks at",
         "encoder passes",
         "needs descriptions",
+        "options",
         "source",
     ]
     for name, looks_at, passes, needs in (
@@ -433,3 +486,4 @@ def test_the_command_lists_them():
         (line,) = (line for line in lines if line.startswith(f"{name} "))
         assert re.search(rf"  {looks_at} +{passes} +{needs}", line)
         assert line.endswith(METHODS[name].source)
+    assert re.search(r" rho=0\.3 .*\n +lambda=4\n +lambda_y=0\.2\n", done.stdout)

@@ -35,23 +35,23 @@ def ballots(views, classes, scale):
     return [cosines[v].index(max(cosines[v])) for v in order]
 
 
-def loop_winner(views, classes, scale):
+def loop_winner(views, classes, scale, gamma):
     """Count the votes, then ask the next surest views."""
     votes = ballots(views, classes, scale)
-    voters = max(1, int(0.3 * len(views)))
+    voters = max(1, int(gamma * len(views)))
     tally = [votes[:voters].count(c) for c in range(len(classes))]
     tied = [c for c, count in enumerate(tally) if count == max(tally)]
     return tally, next((c for c in votes[voters:] if c in tied), None) if len(tied) > 1 else tied[0]
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.integers(0, 10**6), st.integers(1, 30), st.integers(2, 6))
-def test_votes_come_first_and_the_next_surest_view_breaks_ties(seed, count, labels):
+@given(st.integers(0, 10**6), st.integers(1, 30), st.integers(2, 6), st.sampled_from([0.3, 0.3, 0.1, 0.75, 1.0]))
+def test_votes_come_first_and_the_next_surest_view_breaks_ties(seed, count, labels, gamma):
     views, classes = unit(3, count, 5, seed=seed), unit(labels, 5, seed=seed + 1)
-    scores = selection.vote(views, classes, 7.0)
-    voters = max(1, int(0.3 * count))
+    scores = selection.vote(views, classes, 7.0, gamma)
+    voters = max(1, int(gamma * count))
     for row, of_picture in zip((scores * voters).tolist(), views.double().tolist(), strict=True):
-        tally, winner = loop_winner(of_picture, classes.double().tolist(), 7.0)
+        tally, winner = loop_winner(of_picture, classes.double().tolist(), 7.0, gamma)
         assert [math.floor(score + 1e-5) for score in row] == tally
         assert winner is None or row.index(max(row)) == winner
 
@@ -69,11 +69,11 @@ def test_classes_that_nobody_votes_for_are_ranked_by_mean_similarity():
     assert len(set(scores.tolist())) == 40
 
 
-def loop_mode(views, classes, scale):
+def loop_mode(views, classes, scale, rho=0.3, lam=4.0, lambda_y=0.2):
     """MTA's alternation, one number at a time."""
     count = len(views)
     distance = [[sum((x - y) ** 2 for x, y in zip(a, b, strict=True)) for b in views] for a in views]
-    near = max(1, int(0.3 * (count - 1)))
+    near = max(1, int(rho * (count - 1)))
     h = [sum(sorted(row[:p] + row[p + 1 :])[:near]) / near for p, row in enumerate(distance)]
     guesses = [softmax([scale * dot(view, c) for c in classes]) for view in views]
     mode, y = views[0], [1 / count] * count
@@ -85,7 +85,7 @@ def loop_mode(views, classes, scale):
         density = [kernel(p) for p in range(count)]
         for _ in range(5):
             agree = [sum(dot(guesses[p], guesses[q]) * y[q] for q in range(count)) for p in range(count)]
-            y = softmax([(density[p] + 4 * agree[p]) / 0.2 for p in range(count)])
+            y = softmax([(density[p] + lam * agree[p]) / lambda_y for p in range(count)])
         for _ in range(5):
             w = [y[p] * kernel(p) for p in range(count)]
             mode = [sum(w[p] * views[p][d] for p in range(count)) for d in range(len(mode))]
@@ -94,16 +94,21 @@ def loop_mode(views, classes, scale):
     return mode
 
 
+OF_MTA = {"neighbours": "rho", "affinity": "lam", "entropy": "lambda_y"}
+
+
+@pytest.mark.parametrize("options", [{}, {"neighbours": 0.8}, {"affinity": 0.5}, {"entropy": 1.5}], ids=str)
 @pytest.mark.parametrize("count", [2, 5, 12])
-def test_the_mode_is_mtas(count):
+def test_the_mode_is_mtas(count, options):
     views = unit(3, 1, 6, seed=1) + 0.8 * unit(3, count, 6, seed=2)
     views /= views.norm(dim=2, keepdim=True)
     classes = unit(4, 6, seed=3)
-    weights = selection.mode_weights(views, classes, 9.0)
+    weights = selection.mode_weights(views, classes, 9.0, **options)
     torch.testing.assert_close(weights.sum(1), torch.ones(3))
+    named = {OF_MTA[name]: value for name, value in options.items()}
     for w, of_picture in zip(weights, views, strict=True):
         mode = torch.nn.functional.normalize(w @ of_picture, dim=0)
-        expected = loop_mode(of_picture.double().tolist(), classes.double().tolist(), 9.0)
+        expected = loop_mode(of_picture.double().tolist(), classes.double().tolist(), 9.0, **named)
         torch.testing.assert_close(mode.double(), torch.tensor(expected, dtype=torch.float64), atol=1e-5, rtol=0)
 
 

@@ -86,7 +86,7 @@ def test_classes_that_are_not_refined_keep_their_order_below(refined):
         layout,
         coarse,
         lambda classes, of_whole, present: present / present.sum(-1, keepdim=True),
-        whole_share=0.0,
+        view_share=1.0,
         refined=refined,
     )
     for row, rough in zip(scores, coarse, strict=True):

@@ -6,8 +6,9 @@ their own through entry points of the group "crossalign.methods", with a matcher
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from typing import Any, Literal
 
@@ -52,7 +53,7 @@ class Method:
             the descriptions; "transport": what the optimal transport plan carries (AWT, LaZSL); "soft": each view's softmax
             over all descriptions (ABS); "vote": the surest views vote (ZERO); "templates": tuned for each image (AutoCLIP);
             or a package's own function.
-        whole_share: of the whole image's similarity in that of each view, with the matcher "transport".
+        options: numbers of the paper's that may be changed, under its names; see `with_options`.
     """
 
     name: str
@@ -63,7 +64,7 @@ class Method:
     texts: TextWeights = "uniform"
     matcher: Matcher | OwnMatcher = "mean"
     whole_is_view: bool = False
-    whole_share: float = 0.0
+    options: Mapping[str, float] = field(default_factory=dict, hash=False)
 
     @property
     def needs_descriptions(self) -> bool:
@@ -97,6 +98,10 @@ class Method:
         """Passes of the image encoder a picture."""
         return "1 + M" if self.cross else "1"
 
+    def given(self, **names: str) -> dict[str, float]:
+        """Hand options to a function of the equations: its parameters, each with the name of the option that sets it."""
+        return {parameter: self.options[name] for parameter, name in names.items() if name in self.options}
+
 
 _OWN = {
     method.name: method
@@ -120,6 +125,7 @@ _OWN = {
             "Metzen et al., TMLR 2024",
             "templates",
             matcher="templates",
+            options={"beta": tuning.AUTOCLIP_BETA},
         ),
         Method(
             "zero",
@@ -129,6 +135,7 @@ _OWN = {
             views="uniform",
             matcher="vote",
             whole_is_view=True,
+            options={"gamma": selection.ZERO_SHARE},
         ),
         Method(
             "mta",
@@ -137,6 +144,7 @@ _OWN = {
             "photo",
             views="inlierness",
             whole_is_view=True,
+            options={"rho": selection.MTA_NEIGHBOURS, "lambda": selection.MTA_AFFINITY, "lambda_y": selection.MTA_ENTROPY},
         ),
         Method(
             "awt",
@@ -147,6 +155,11 @@ _OWN = {
             texts="confidence",
             matcher="transport",
             whole_is_view=True,
+            options={
+                "image_temperature": confidence.AWT_TEMPERATURE,
+                "text_temperature": confidence.AWT_TEMPERATURE,
+                "epsilon": transport.EPSILON,
+            },
         ),
         Method(
             "lazsl",
@@ -155,7 +168,7 @@ _OWN = {
             "sentences",
             views="above-mean",
             matcher="transport",
-            whole_share=0.2,
+            options={"alpha": transport.LAZSL_SHARE, "epsilon": transport.EPSILON},
         ),
         Method(
             "abs",
@@ -164,16 +177,10 @@ _OWN = {
             "sentences",
             views="uniform",
             matcher="soft",
+            options={"temperature": tuning.ABS_TEMPERATURE},
         ),
         Method("mean-views", "unweighted mean of views x mean of sentences", "control", "sentences", views="uniform"),
-        Method(
-            "max-views",
-            "the best view x mean of sentences",
-            "control",
-            "sentences",
-            views="uniform",
-            matcher="maximum",
-        ),
+        Method("max-views", "the best view x mean of sentences", "control", "sentences", views="uniform", matcher="maximum"),
     )
 }
 
@@ -190,20 +197,57 @@ METHODS = Extended("crossalign.methods", "method", _OWN, _check)
 """By name: those above, and what installed packages add."""
 
 
+SHARES = ("alpha", "beta", "gamma", "rho")
+"""Options that are at most 1; all are above 0."""
+
+
 def pick_methods(names: Sequence[str]) -> list[Method]:
     """Look methods up by name; "all" is all of them. Each judges a picture on its own, whatever the other pictures are.
 
+    Args:
+        names: each may go on with options, as in "awt:epsilon=0.05:text_temperature=1".
+
     Raises:
-        InputError: names the unknown ones, and what they may have been meant to be.
+        InputError: names the unknown ones, and what they may have been meant to be, or an option that cannot be.
     """
     if "all" in names:
         return list(METHODS.values())
-    unknown = [name for name in names if name not in METHODS]
+    split = {name: name.split(":") for name in names}
+    unknown = [name for name, *_ in split.values() if name not in METHODS]
     if unknown:
         meant = [name for text in unknown for name in get_close_matches(text.lower(), METHODS, n=1)]
         hint = f", did you mean {' and '.join(dict.fromkeys(meant))}?" if meant else ";"
         raise InputError(f"unknown method {', '.join(unknown)}{hint} known are {', '.join(METHODS)}")
-    return [METHODS[name] for name in dict.fromkeys(names)]
+    return [with_options(METHODS[name], options) for name, *options in split.values()]
+
+
+def with_options(method: Method, options: Sequence[str]) -> Method:
+    """Give a method other options than the paper's: "zero" with "gamma=0.1" is called "zero:gamma=0.1".
+
+    Raises:
+        InputError: the method has no such option, or its value cannot be.
+    """
+    changed = {}
+    for option in options:
+        name, _, text = option.partition("=")
+        if name not in method.options:
+            known = ", ".join(method.options) or "none"
+            raise InputError(
+                f"{method.name} has no option {name!r}; it has {known}, to be given as in {method.name}:NAME=0.5"
+            )
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        highest = 1.0 if name in SHARES else math.inf
+        if not (0 < value <= highest and math.isfinite(value)):
+            most = " and at most 1" if name in SHARES else ""
+            raise InputError(f"{name} of {method.name} is {text!r}, but must be a number above 0{most}")
+        changed[name] = value
+    if not changed:
+        return method
+    name = ":".join([method.name, *(f"{name}={value:g}" for name, value in changed.items())])
+    return replace(method, name=name, options={**method.options, **changed})
 
 
 def with_prompts(method: Method, source: str) -> Method:
@@ -322,11 +366,12 @@ def view_weights(
     if method.views == "likeness":
         return alignment.view_weights(views, whole, image_scale)
     if method.views == "confidence":
-        return confidence.view_weights(views, bank.pooled, logit_scale)
+        return confidence.view_weights(views, bank.pooled, logit_scale, **method.given(temperature="image_temperature"))
     if method.views == "above-mean":
         return selection.mass_above_mean(views, whole)
     if method.views == "inlierness":
-        return selection.mode_weights(views, bank.pooled, logit_scale)
+        options = method.given(neighbours="rho", affinity="lambda", entropy="lambda_y")
+        return selection.mode_weights(views, bank.pooled, logit_scale, **options)
     return alignment.uniform_view_weights(views)
 
 
@@ -337,11 +382,12 @@ def _match(
     if callable(method.matcher):
         return method.matcher(bank, whole, views)
     if method.matcher == "templates":
-        return tuning.tuned_template_scores(whole, bank.features, bank.counts)
+        return tuning.tuned_template_scores(whole, bank.features, bank.counts, **method.given(beta="beta"))
     if method.matcher == "vote":
-        return selection.vote(views, bank.pooled, logit_scale)
+        return selection.vote(views, bank.pooled, logit_scale, **method.given(share="gamma"))
     if method.matcher == "soft":
-        return alignment.class_sums(tuning.soft_match(views, bank.features).T.contiguous(), bank.counts).T
+        matched = tuning.soft_match(views, bank.features, **method.given(temperature="temperature"))
+        return alignment.class_sums(matched.T.contiguous(), bank.counts).T
     if method.matcher == "maximum":
         return alignment.scores(views, bank.pooled, form).amax(1)
     weights = view_weights(method, bank, whole, views, image_scale=image_scale, logit_scale=logit_scale)
@@ -353,7 +399,8 @@ def _match(
     def text_weights(classes: Tensor, of_whole: Tensor, present: Tensor) -> Tensor:
         if method.texts == "confidence":
             base = logit_scale * alignment.scores(whole, bank.pooled, "paper")
-            return confidence.text_weights(base, classes, logit_scale * of_whole, present)
+            given = method.given(temperature="text_temperature")
+            return confidence.text_weights(base, classes, logit_scale * of_whole, present, **given)
         return bank.weights[layout.rows[classes]] * present
 
     return transport.transport_scores(
@@ -364,8 +411,8 @@ def _match(
         layout,
         alignment.scores(pooled, bank.pooled, "paper"),
         text_weights,
-        whole_share=method.whole_share,
         refined=transport.REFINED,
+        **method.given(view_share="alpha", epsilon="epsilon"),
     )
 
 

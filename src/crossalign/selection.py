@@ -73,12 +73,20 @@ def vote(views: Tensor, classes: Tensor, logit_scale: float, share: float = ZERO
     return (tally + (deciding + rest / 2) / (idle + 1)) / voters
 
 
-def mode_weights(views: Tensor, classes: Tensor, logit_scale: float) -> Tensor:
+def mode_weights(
+    views: Tensor,
+    classes: Tensor,
+    logit_scale: float,
+    *,
+    neighbours: float = MTA_NEIGHBOURS,
+    affinity: float = MTA_AFFINITY,
+    entropy: float = MTA_ENTROPY,
+) -> Tensor:
     """Weigh views so that their weighted sum points at the robust mode of their features.
 
     Source: MTA, Zanella and Ben Ayed, CVPR 2024, arXiv 2405.02266. The mode m and the inlierness scores y of the views
     are updated in turn, m by mean shift with the kernel K(f_p - m) = exp(-|f_p - m|^2 / h_p^2), h_p^2 the mean squared
-    distance of view p to its nearest 30 % of the others, and
+    distance of view p to its nearest of the others, a share rho of them, and
 
         m = normalise(sum_p y_p K(f_p - m) f_p),     y = softmax((K(f_p - m) + lambda sum_q a_pq y_q) / lambda_y)
 
@@ -89,6 +97,9 @@ def mode_weights(views: Tensor, classes: Tensor, logit_scale: float) -> Tensor:
         views: (N, V, D) features, the whole image first.
         classes: (C, D) features.
         logit_scale: of the class probabilities.
+        neighbours: rho, the share of the others whose distances make h_p.
+        affinity: lambda.
+        entropy: lambda_y.
 
     Returns:
         (N, V) weights y_p K(f_p - m), made to sum to one.
@@ -99,9 +110,9 @@ def mode_weights(views: Tensor, classes: Tensor, logit_scale: float) -> Tensor:
     squared = (lengths[:, :, None] + lengths[:, None] - 2 * points @ points.transpose(1, 2)).clamp(min=0)
     # The nearest one of all is the view itself.
     nearest = squared.diagonal_scatter(squared.new_zeros(squared.shape[:2]), dim1=1, dim2=2).sort(2).values
-    bandwidths = nearest[:, :, 1 : 1 + max(1, int(MTA_NEIGHBOURS * (count - 1)))].mean(2).clamp(min=1e-12)
+    bandwidths = nearest[:, :, 1 : 1 + max(1, int(neighbours * (count - 1)))].mean(2).clamp(min=1e-12)
     predictions = (logit_scale * points @ classes.T).softmax(-1)
-    affinity = predictions @ predictions.transpose(1, 2)
+    likeness = predictions @ predictions.transpose(1, 2)
 
     def kernel(mode: Tensor) -> Tensor:
         return (-(points - mode[:, None]).square().sum(2) / bandwidths).exp()
@@ -111,8 +122,8 @@ def mode_weights(views: Tensor, classes: Tensor, logit_scale: float) -> Tensor:
     for _ in range(MTA_ROUNDS):
         density = kernel(mode)
         for _ in range(MTA_ROUNDS):
-            agreement = (affinity @ scores[:, :, None])[:, :, 0]
-            scores = ((density + MTA_AFFINITY * agreement) / MTA_ENTROPY).softmax(1)
+            agreement = (likeness @ scores[:, :, None])[:, :, 0]
+            scores = ((density + affinity * agreement) / entropy).softmax(1)
         for _ in range(MTA_ROUNDS):
             weights = kernel(mode) * scores
             mode = F.normalize((weights[:, None] @ points)[:, 0], dim=1)

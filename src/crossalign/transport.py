@@ -13,6 +13,8 @@ from torch import Tensor
 
 EPSILON = 0.1
 """Entropic regularisation of AWT (Zhu et al., NeurIPS 2024) and LaZSL (Chen et al., ICCV 2025)."""
+LAZSL_SHARE = 0.8
+"""Of a view's own similarity in LaZSL's (alpha of its program); the rest is the whole image's."""
 ITERATIONS = 100
 """At most, in both."""
 TOLERANCE = 1e-6
@@ -86,13 +88,14 @@ def transport_scores(
     coarse: Tensor,
     text_weights: TextWeights,
     *,
-    whole_share: float,
     refined: int,
+    view_share: float = 1.0,
+    epsilon: float = EPSILON,
 ) -> Tensor:
     """Score classes by the similarity that the optimal plan carries, sum_mn T[m, n] S[m, n], with cost 1 - S.
 
-    Sources: AWT, Zhu et al., NeurIPS 2024 (`whole_share` 0); LaZSL, Chen et al., ICCV 2025, whose S mixes a view's
-    similarity with the whole image's (`whole_share` 0.2).
+    Sources: AWT, Zhu et al., NeurIPS 2024 (`view_share` 1); LaZSL, Chen et al., ICCV 2025, whose S mixes a view's
+    similarity with the whole image's (`view_share` 0.8).
 
     Args:
         whole: (N, D) features of the whole images.
@@ -102,8 +105,9 @@ def transport_scores(
         layout: of the descriptions.
         coarse: (N, C) scores that choose which classes are refined, and order the others.
         text_weights: gives the mass of the descriptions.
-        whole_share: S[m, n] = whole_share * whole . y_n + (1 - whole_share) * view_m . y_n.
         refined: how many classes a picture; all others lie below them, in the order of `coarse`.
+        view_share: S[m, n] = view_share * view_m . y_n + (1 - view_share) * whole . y_n.
+        epsilon: of the entropic term.
 
     Returns:
         (N, C) scores.
@@ -114,10 +118,11 @@ def transport_scores(
     texts = descriptions.float()[rows.flatten(1)].transpose(1, 2)
     of_whole = (whole.float()[:, None] @ texts).view(rows.shape)
     similarity = (views.float() @ texts).view(images, views.shape[1], *rows.shape[1:]).transpose(1, 2)
-    similarity = whole_share * of_whole[:, :, None] + (1 - whole_share) * similarity
+    similarity = (1 - view_share) * of_whole[:, :, None] + view_share * similarity
     mass = weights[:, None].expand(-1, top.shape[1], -1)
     problems = similarity.flatten(0, 1)
-    plan = sinkhorn(1 - problems, mass.flatten(0, 1), text_weights(top, of_whole, present).flatten(0, 1))
+    columns = text_weights(top, of_whole, present).flatten(0, 1)
+    plan = sinkhorn(1 - problems, mass.flatten(0, 1), columns, epsilon)
     fine = (plan * problems).sum((1, 2)).view(top.shape)
     if top.shape[1] == classes:
         return coarse.scatter(1, top, fine)

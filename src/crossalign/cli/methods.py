@@ -10,16 +10,18 @@ from tabulate import tabulate
 def command() -> None:
     """List the methods that --method and --methods take; M is the number of local views.
 
-    If other packages add methods, a column names the package; docs/extending.md says how to add one.
+    Options have the values of the papers; others are given behind a method's name, as in the example. If other packages add
+    methods, a column names the package; docs/extending.md says how to add one.
 
     \b
-    Example:
+    Examples:
       crossalign methods
+      crossalign evaluate --dataset dtd --methods zero,zero:gamma=0.1,awt:epsilon=0.05:text_temperature=1
     """
     from crossalign.methods import METHODS
     from crossalign.plugins import OURS
 
-    head = ["method", "what it does", "looks at", "encoder passes", "needs descriptions", "source"]
+    head = ["method", "what it does", "looks at", "encoder passes", "needs descriptions", "options", "source"]
     rows = [
         [
             m.name,
@@ -27,11 +29,12 @@ def command() -> None:
             m.looks_at,
             m.passes,
             "yes" if m.needs_descriptions else "",
+            "\n".join(f"{name}={value:g}" for name, value in m.options.items()),
             m.source,
         ]
         for m in METHODS.values()
     ]
-    widths: list[int | None] = [None, 48, None, None, None, None]
+    widths: list[int | None] = [None, 40, None, None, None, None, None]
     packages = [METHODS.package(m.name) for m in METHODS.values()]
     if set(packages) != {OURS}:
         rows = [[*row[:-1], package, row[-1]] for row, package in zip(rows, packages, strict=True)]

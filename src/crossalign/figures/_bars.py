@@ -13,7 +13,7 @@ from crossalign.errors import InputError
 from crossalign.explanation import ClassEvidence, Explanation
 from crossalign.figures._names import method_name, short
 from crossalign.figures._page import EDGE, LETTER, SMALL, Page, text_height, wrap
-from crossalign.methods import METHODS
+from crossalign.methods import pick_methods
 
 OURS, RIVAL = "#0072B2", "#D55E00"
 """Okabe and Ito's blue and vermilion, which colour-blind people can tell apart."""
@@ -137,7 +137,7 @@ class _Side:
 
 def _same_descriptions(ours: _Side, theirs: _Side) -> bool:
     """Whether both make their prompts of the same descriptions; then they have them in the same order."""
-    described = all(METHODS[side.method].needs_descriptions for side in (ours, theirs))
+    described = all(method.needs_descriptions for method in pick_methods([ours.method, theirs.method]))
     return described and len(ours.values) == len(theirs.values)
 
 

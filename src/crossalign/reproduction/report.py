@@ -9,7 +9,7 @@ from typing import Any
 
 from tabulate import tabulate
 
-from crossalign.methods import METHODS
+from crossalign.methods import pick_methods
 from crossalign.reproduction.grid import Cell, Outcome
 from crossalign.reproduction.published import SOURCE, PublishedTable, published_encoder
 from crossalign.reproduction.verdict import NOT_PUBLISHED, sigma, verdict
@@ -82,7 +82,7 @@ def rows_of(cell: Cell, content: Mapping[str, Any]) -> list[Row]:
         known = cell.table.top1.get((dataset, published_encoder(encoder) or "", method))
         noise = None if known is None else sigma(row, known, pictures)
         said = verdict(row["top1"], known, noise)
-        starred = bundled and METHODS[method].needs_descriptions
+        starred = bundled and pick_methods([method])[0].needs_descriptions
         rows.append(Row(dataset, encoder, method, known, row["top1"], noise, said, starred, row["n"], pictures))
     return rows
 
