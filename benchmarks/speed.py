@@ -14,6 +14,7 @@ reference   each picture is opened by PIL in a DataLoader worker, each of its cr
             padded to 77 tokens
 ours        `crossalign.features.encode_pictures`, by runtime and precision
 pipeline    Hugging Face's zero-shot-image-classification with the same architecture, which looks at one view
+pixels      one thread unpacks a JPEG of 1024 x 768 and cuts and resizes its views; the reference by PIL
 limit       the same floating-point operations at the rate at which this machine multiplies matrices in that precision
 """
 
@@ -26,7 +27,7 @@ import statistics
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
@@ -38,18 +39,16 @@ import skimage
 import torch
 from PIL import Image
 from tabulate import tabulate
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from torch.utils.flop_counter import FlopCounterMode
 
 from crossalign.classifier import Classifier
 from crossalign.descriptions import bundled_descriptions
 from crossalign.encoders import Encoder, load_encoder
-from crossalign.encoders._openvino import load as load_openvino
-from crossalign.encoders._runtime import Tower
 from crossalign.features import encode_views, ordered_map
 from crossalign.reading import read_image
 from crossalign.views import Preprocessing, ViewRecipe, cut_views
+from limits import cpu_limits
 
 VIT = "open_clip:ViT-B-32/random"
 RECIPE = ViewRecipe(60, (0.1, 0.9), 0)
@@ -145,6 +144,18 @@ def ours(files: Sequence[Path], encoder: Encoder) -> float:
             encode_views(encoder, picture[None])
 
 
+def pil_pixels(file: Path, preprocessing: Preprocessing) -> None:
+    Crops([file], preprocessing)[0]
+
+
+def our_pixels(file: Path, preprocessing: Preprocessing) -> None:
+    """Do what a decoding thread does, in which torch has no threads of its own."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    cut_views(read_image(file), RECIPE, preprocessing)
+    torch.set_num_threads(threads)
+
+
 def adaptive(files: Sequence[Path], classify: Classifier) -> int:
     """Classify, and give how many views that took, whole images included."""
     return sum(1 + (result.views or 0) for result in classify.stream(map(str, files)))
@@ -161,7 +172,7 @@ def main() -> None:
     print(f"{torch.get_num_threads()} threads, torch {torch.__version__}, {_processor()}\n")
     with tempfile.TemporaryDirectory() as folder:
         files = _files(options.data, Path(folder), pictures)
-        large = _enlarged(files[0], Path(folder))
+        large, photo = (_resized(files[0], Path(folder), *size) for size in ((4000, 3000), (1024, 768)))
         vit = {
             precision: load_encoder(VIT, "cpu", runtime=runtime, precision=precision)
             for runtime, precision in (("torch", "f32"), ("openvino", "bf16"), ("openvino", "int8"))
@@ -184,6 +195,8 @@ def main() -> None:
             contest.time("ours torch f32", views, lambda: ours(files, vit["f32"]))
             contest.time("reference 12 MP", 1 + RECIPE.count, lambda: reference([large], raw, vit["f32"].preprocessing))
             contest.time("ours bf16 12 MP", 1 + RECIPE.count, lambda: ours([large], vit["bf16"]))
+            contest.time("reference pixels", 1 + RECIPE.count, lambda: pil_pixels(photo, vit["f32"].preprocessing))
+            contest.time("ours pixels", 1 + RECIPE.count, lambda: our_pixels(photo, vit["f32"].preprocessing))
             contest.time("pipeline, one view", len(files), lambda: pipeline(files))
             contest.time("reference builtin", views, lambda: reference(files, plain.tower.model, plain.preprocessing))
             contest.time("ours builtin", views, lambda: ours(files, builtin))
@@ -198,7 +211,7 @@ def main() -> None:
             contest.time(
                 "ours texts", sentences, lambda: _discard(vit["f32"].encode_texts([text for of in texts for text in of]))
             )
-        limits = _limits(vit["f32"])
+        limits = cpu_limits(vit["f32"])
     _report(contest, limits, used / len(files))
     if options.json:
         options.json.write_text(json.dumps(_content(contest, limits), indent=2))
@@ -212,6 +225,7 @@ OURS = {
     "wca_bf16_12mp": ("ours bf16 12 MP", "reference 12 MP"),
     "wca_builtin": ("ours builtin", "reference builtin"),
     "wca_adaptive": ("ours builtin adaptive", "reference builtin"),
+    "pixels": ("ours pixels", "reference pixels"),
     "text": ("ours texts", "reference texts"),
 }
 """For each ratio the contestant and its reference."""
@@ -271,10 +285,11 @@ def _files(data: Path | None, folder: Path, count: int) -> list[Path]:
     return files
 
 
-def _enlarged(file: Path, folder: Path) -> Path:
-    """Make a picture of 12 megapixels, as telephones do."""
-    Image.open(file).convert("RGB").resize((4000, 3000), Image.Resampling.BICUBIC).save(folder / "large.jpg", quality=90)
-    return folder / "large.jpg"
+def _resized(file: Path, folder: Path, width: int, height: int) -> Path:
+    """Make a JPEG of that size."""
+    path = folder / f"{width}.jpg"
+    Image.open(file).convert("RGB").resize((width, height), Image.Resampling.BICUBIC).save(path, quality=90)
+    return path
 
 
 def _question(data: Path | None) -> tuple[Sequence[str], str | None]:
@@ -319,53 +334,6 @@ def _pipeline() -> Callable[[Sequence[Path]], None]:
             run(str(file), candidate_labels=["cat", "dog"])
 
     return classify
-
-
-def _limits(encoder: Encoder) -> dict[str, float]:
-    """Say how long a view's operations take at this machine's rate of multiplying matrices, in ms by precision."""
-    view = torch.zeros((1, 3, *encoder.preprocessing.size), dtype=torch.uint8)
-    with FlopCounterMode(display=False) as counter, torch.inference_mode():
-        encoder.tower(view)
-    return {precision: 1000 * counter.get_total_flops() / rate for precision, rate in _gemm_rates()}
-
-
-def _gemm_rates() -> Iterator[tuple[str, float]]:
-    """Yield a precision and the best rate that torch or OpenVINO reaches in it, in operations a second."""
-    rows, width, layers = 1024, 2048, 4
-    side = 32  # As "pixels", so that a stack of matrices goes the way of a tower: 3 x 32 x 32 are 3072 numbers.
-
-    class Stack(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.enter = nn.Linear(3 * side * side, width, bias=False)
-            self.inner = nn.Sequential(*(nn.Linear(width, width, bias=False) for _ in range(layers)))
-
-        def forward(self, pixels: Tensor) -> Tensor:
-            outputs: Tensor = self.inner(self.enter(pixels.flatten(1)))
-            return outputs
-
-    operations = 2 * rows * width * (3 * side * side + layers * width)
-    tower = Tower(Stack().eval().requires_grad_(False), Preprocessing((side, side), (0.5,) * 3, (0.5,) * 3))
-    pixels = torch.randint(0, 256, (rows, 3, side, side), dtype=torch.uint8)
-
-    def rate(run: Callable[[], object], count: int) -> float:
-        run()
-        seconds = []
-        for _ in range(8):
-            start = time.perf_counter()
-            run()
-            seconds.append(time.perf_counter() - start)
-        return count / min(seconds)
-
-    for precision, dtype in (("f32", torch.float32), ("bf16", torch.bfloat16), ("int8", None)):
-        with tempfile.TemporaryDirectory() as folder:
-            views = pixels[:32] if precision == "int8" else None
-            run = load_openvino(tower, precision, Path(folder) / "stack.xml", views)
-            best = rate(lambda run=run: run(pixels), operations)  # type: ignore[misc]
-        if dtype is not None:
-            left, right = torch.randn(2048, 2048, dtype=dtype), torch.randn(2048, 2048, dtype=dtype)
-            best = max(best, rate(lambda a=left, b=right: a @ b, 2 * 2048**3))  # type: ignore[misc]
-        yield precision, best
 
 
 def _reset_peak() -> None:

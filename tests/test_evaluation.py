@@ -161,7 +161,7 @@ def test_results_have_their_schema(builtin, first, kept):
         "fingerprint": ODD.fingerprint,
     }
     assert content["encoder"].items() >= {"name": builtin.name, "width": 384, "logit_scale": builtin.logit_scale}.items()
-    assert content["views"] == {"count": 3, "crop_scale": [0.1, 0.9], "sampled": 4, "runs": 3}
+    assert content["views"] == {"count": 3, "crop_scale": [0.1, 0.9], "sampled": 4, "runs": 3, "decoder": "pil"}
     assert content["seed"] == 0
     assert content["descriptions"] == ["bundled:demo"]
     assert set(content["timing"]) >= {"texts", "views", "scoring"}

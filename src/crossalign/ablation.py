@@ -21,12 +21,12 @@ from crossalign.encoders import Encoder
 from crossalign.errors import InputError
 from crossalign.evaluation import Evaluation, dataset_prompts
 from crossalign.features import ImageFeatures, Progress, image_features, ordered_map, silent, text_features
-from crossalign.methods import METHODS, Method, TextBank, text_bank, with_prompts
+from crossalign.methods import METHODS, Method, TextBank, pick_methods, text_bank, with_prompts
 from crossalign.prompts import CONTROLS
 from crossalign.scoring import Scorer
 from crossalign.statistics import Comparison, compare, wilson_interval
 from crossalign.store import Store
-from crossalign.views import ViewRecipe
+from crossalign.views import Decoder, ViewRecipe
 
 AXES = ("weights", "views", "crop-scale", "form", "prompts")
 COUNTS = (1, 2, 5, 10, 20, 40, 60, 100)
@@ -73,7 +73,7 @@ class Setting:
 
     def of_method(self) -> Method:
         """Make the method that it says."""
-        base = METHODS[self.method]
+        (base,) = pick_methods([self.method])
         if base.cross and not self.view_weights:
             base = replace(base, views="uniform")
         if not self.text_weights:
@@ -139,6 +139,7 @@ class Ablation:
         return {"ablation_schema": 1, **{key: about[key] for key in kept}} | {
             "full": asdict(self.full),
             "draws": "each view once",
+            "decoder": self.done.decoder,
             "cells": [cell.to_dict() for cell in self.cells],
             "controls": [cell.to_dict() for cell in self.controls],
         }
@@ -205,6 +206,7 @@ def ablate(
     seed: int = 0,
     form: Form = "released",
     allow_missing: bool = False,
+    decoder: Decoder = "pil",
     num_workers: int = 2,
     progress: Progress = silent,
 ) -> Ablation:
@@ -225,6 +227,7 @@ def ablate(
         seed: of boxes and control prompts.
         form: of the full method's score.
         allow_missing: let the prompt stand for a class without descriptions, instead of refusing it.
+        decoder: what unpacks JPEGs; see `evaluation.evaluate`.
         num_workers: threads that decode and cut, and later score.
         progress: shown while pictures are encoded and scored.
 
@@ -236,7 +239,7 @@ def ablate(
     full, grid, controls = plan(method, axes, most=config.views, crop_scales=crop_scales, form=form)
     settings = list(dict.fromkeys([full, *grid, *controls]))
     inputs = dataset_prompts(dataset, config, descriptions, seed=seed, allow_missing=allow_missing)
-    done = Evaluation(dataset, encoder, config, seed, tuple(d.source for d in descriptions))
+    done = Evaluation(dataset, encoder, config, seed, tuple(d.source for d in descriptions), decoder=decoder)
     with _timed(done, "texts"):
         banks = {
             setting.of_method(): text_bank(
@@ -250,7 +253,7 @@ def ablate(
             features = image_features(
                 dataset,
                 encoder,
-                ViewRecipe(config.views, scale, seed),
+                ViewRecipe(config.views, scale, seed, decoder),
                 store,
                 batch_size=config.batch_size,
                 num_workers=num_workers,

@@ -103,7 +103,7 @@ def settings_of(classify: Classifier, top_k: int) -> dict[str, Any]:
         "method": classify.method.name,
         "form": classify.form,
         "seed": classify.recipe.seed,
-        "way to choose views": [asdict(classify.recipe), asdict(classify.rounds) if classify.rounds else None],
+        "way to choose views": [classify.recipe.key, asdict(classify.rounds) if classify.rounds else None],
         "scale of weights": classify.image_scale,
         "top-k": top_k,
         "set of descriptions": digest_of({"texts": bank.texts, "counts": bank.counts.tolist()}),

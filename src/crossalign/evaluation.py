@@ -37,7 +37,8 @@ from crossalign.statistics import (
     wilson_interval,
 )
 from crossalign.store import ShardFolder, Store
-from crossalign.views import ViewRecipe
+from crossalign.transductive_scoring import Transduced, score_together
+from crossalign.views import Decoder, ViewRecipe
 
 SCHEMA = 1
 
@@ -114,6 +115,8 @@ class Evaluation:
         kept: how many came from the store.
         comparisons: each method against clip, and the best against the runner-up; see `statistics.paper_pairs`.
         budget: the most prompts a class kept, or None for all of them.
+        decoder: what unpacked JPEGs.
+        transductive: one a method that has scores for it, if it was asked for.
     """
 
     dataset: ImageDataset
@@ -127,11 +130,14 @@ class Evaluation:
     kept: int = 0
     comparisons: list[Comparison] = field(default_factory=list)
     budget: int | None = None
+    decoder: Decoder = "pil"
+    transductive: list[Transduced] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         """Give the results file's content."""
         dataset, encoder, config = self.dataset, self.encoder, self.config
         labels = np.array(dataset.labels)
+        transductive = {"transductive": [asdict(row) for row in self.transductive]} if self.transductive else {}
         return {
             "schema": SCHEMA,
             "dataset": {
@@ -154,6 +160,7 @@ class Evaluation:
                 "crop_scale": list(config.crop_scale),
                 "sampled": config.sampled_views,
                 "runs": config.runs,
+                "decoder": self.decoder,
             },
             "budget": None if self.budget is None else {"views": config.views, "sentences": self.budget},
             "scales": {"image": config.image_scale, "text": config.text_scale},
@@ -167,7 +174,7 @@ class Evaluation:
             "timing": self.timing,
             "versions": _versions(),
             "command": " ".join(sys.argv),
-        }
+        } | transductive
 
 
 class Executor(Protocol):
@@ -196,6 +203,8 @@ def evaluate(
     fresh_seeds: int = 1,
     calibration: bool = False,
     budget: int | None = None,
+    decoder: Decoder = "pil",
+    transductive: bool = False,
     num_workers: int = 2,
     executor: Executor | None = None,
     progress: Progress = silent,
@@ -215,22 +224,26 @@ def evaluate(
         fresh_seeds: S, how many seeds of crops are measured: seed, seed + 1, ... Prompts stay those of the first.
         calibration: also measure how far the probabilities of each method's first run can be believed.
         budget: the most prompts that each class keeps, the same for all methods; see `prompts.within_budget`.
+        decoder: what unpacks JPEGs; "nvjpeg" does it on a CUDA GPU, to features of its own.
+        transductive: also judge the pictures all together, by TransCLIP, on the scores of methods with the matcher "mean".
         num_workers: threads that decode and cut, and later score.
         executor: encodes and scores elsewhere; by default this process does.
         progress: shown while pictures are encoded.
 
     Raises:
         InputError: a picture cannot be read, a class has no description, a method lacks what it needs, no method looks
-            at the crops of fresh seeds, or there are too few pictures to fit a temperature.
+            at the crops of fresh seeds or has scores for TransCLIP, or there are too few pictures to fit a temperature.
     """
     store = store or Store()
-    recipe = ViewRecipe(config.views if any(m.cross for m in methods) else 0, config.crop_scale, seed)
+    recipe = ViewRecipe(config.views if any(m.cross for m in methods) else 0, config.crop_scale, seed, decoder)
+    names = ", ".join(method.name for method in methods)
     if fresh_seeds > 1 and recipe.count == 0:
-        names = ", ".join(method.name for method in methods)
         raise InputError(f"no method of {names} looks at crops, so fresh seeds change nothing; add wca, or ask for one seed")
+    if transductive and not any(method.matcher == "mean" for method in methods):
+        raise InputError(f"no method of {names} scores by a mean, as the transductive one needs; add clip, or leave it out")
     if calibration and len(dataset.paths) < 2:
         raise InputError("a temperature is fitted on one half and measured on the other; give two or more pictures")
-    done = Evaluation(dataset, encoder, config, seed, tuple(d.source for d in descriptions), budget=budget)
+    done = Evaluation(dataset, encoder, config, seed, tuple(d.source for d in descriptions), budget=budget, decoder=decoder)
     inputs = dataset_prompts(dataset, config, descriptions, seed=seed, allow_missing=allow_missing)
     with _timed(done, "texts"):
         banks = [
@@ -239,6 +252,7 @@ def evaluate(
         ]
     labels = torch.tensor(dataset.labels)
     scored: dict[str, list[Scored]] = {method.name: [] for method in methods}
+    by_seed: list[ImageFeatures] = []
     for recipe in (replace(recipe, seed=seed + more) for more in range(fresh_seeds)):
         with _timed(done, "views"):
             features = image_features(
@@ -251,6 +265,7 @@ def evaluate(
                 progress=progress,
                 encode=executor.encode if executor else None,
             )
+        by_seed.append(features)
         done.encoded += features.encoded
         done.kept += features.images - features.encoded
         # What looks at the whole image alone sees the same under every seed.
@@ -273,6 +288,19 @@ def evaluate(
     done.results = [_result(name, form, seed, found) for name, found in scored.items()]
     pairs = paper_pairs({result.method: float(result.right.mean()) for result in done.results})
     done.comparisons = compare({result.method: result.right for result in done.results}, pairs)
+    if transductive:
+        means = [(m, bank) for m, bank in zip(methods, banks, strict=True) if m.matcher == "mean"]
+        with _timed(done, "transduction"):
+            done.transductive = score_together(
+                by_seed[0],
+                means,
+                labels,
+                image_scale=config.image_scale,
+                form=form,
+                logit_scale=encoder.logit_scale,
+                num_workers=num_workers,
+                progress=progress,
+            )
     return done
 
 

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from math import ceil
@@ -21,6 +21,7 @@ from crossalign.encoders import Encoder
 from crossalign.errors import InputError
 from crossalign.reading import ImageLike, read_image
 from crossalign.store import ShardFolder, Store
+from crossalign.unpacking import Packed, check_nvjpeg, read_packed, unpack
 from crossalign.views import ViewRecipe, cut_views
 
 SHARD_IMAGES, SHARD_VIEWS = 256, 1024
@@ -144,7 +145,7 @@ def image_features(
         "version": RECIPE_VERSION,
         "encoder": encoder.fingerprint,
         "pictures": dataset.pictures_fingerprint,
-        "recipe": asdict(recipe),
+        "recipe": recipe.key,
         "shard_images": shard_images,
         "dtype": "float16",
     }
@@ -212,21 +213,34 @@ def encode_pictures(
     batch_size: int,
     num_workers: int,
 ) -> Iterator[Tensor]:
-    """Yield for each (picture, index) its (1 + M, D) float32 features, the whole image first, in order."""
+    """Yield for each (picture, index) its (1 + M, D) float32 features, the whole image first, in order.
 
-    on_cpu = encoder.device.type == "cpu"
+    Raises:
+        InputError: a picture cannot be read, or the recipe's decoder is not there.
+    """
+    by_gpu = recipe.decoder == "nvjpeg"
+    if by_gpu:
+        check_nvjpeg(encoder.device)
+    cut_early = encoder.device.type == "cpu" and not by_gpu
+
+    def cut(image: Tensor, index: int) -> Tensor:
+        return cut_views(image, recipe, encoder.preprocessing, index)
 
     def read(picture: tuple[ImageLike, int]) -> tuple[Tensor, int]:
         source, index = picture
         image = read_image(source)
         # A GPU cuts views faster than it is handed them: the whole picture goes there, once, while it computes.
-        return (cut(image, index) if on_cpu else image.contiguous().pin_memory()), index
+        return (cut(image, index) if cut_early else image.contiguous().pin_memory()), index
 
-    def cut(image: Tensor, index: int) -> Tensor:
-        return cut_views(image, recipe, encoder.preprocessing, index)
+    def read_whole(picture: tuple[ImageLike, int]) -> tuple[Packed | Tensor, int]:
+        return read_packed(picture[0]), picture[1]
 
-    ready = ordered_map(read, pictures, num_workers, ahead=2 * batch_size)
-    views = (image if on_cpu else cut(image.to(encoder.device, non_blocking=True), index) for image, index in ready)
+    ahead = 2 * batch_size
+    if by_gpu:
+        ready = unpack(ordered_map(read_whole, pictures, num_workers, ahead), encoder.device, together=batch_size)
+    else:
+        ready = ordered_map(read, pictures, num_workers, ahead)
+    views = (image if cut_early else cut(image.to(encoder.device, non_blocking=True), index) for image, index in ready)
     while batch := list(islice(views, batch_size)):
         yield from encode_views(encoder, torch.stack(batch))
 

@@ -25,6 +25,12 @@ BEHIND = {
 """Shown behind a column if some row fills them."""
 MARKS = {"markdown": ("**", "**", "†"), "latex": ("\ue000", "\ue001", "\ue002"), "csv": ("", "", "")}
 """What stands before and behind the best, and behind what differs significantly from clip."""
+TOGETHER = (
+    "Transductive, by TransCLIP on a method's scores: each picture was judged with all others of the set in view, so these "
+    "rows are not comparable with the table above; the pictures are no independent trials, so there are no intervals. The "
+    "inductive scores, those it took, use each view once and are not re-drawn."
+)
+"""What a table of TransCLIP is, since it must not be taken for one of methods that judge each picture on its own."""
 LATEX = {"\ue000": r"\textbf{", "\ue001": "}", "\ue002": r"$^\dagger$"}
 """LaTeX's own marks would be escaped with the rest of their cells; these take the places of characters that no name has."""
 
@@ -75,6 +81,25 @@ def results_table(results: Iterable[Mapping[str, Any]], format: str = "markdown"
     if format == "latex":
         table = "".join(LATEX.get(character, character) for character in table)
     return table + _legend(cells, format)
+
+
+def transductive_table(result: Mapping[str, Any]) -> str:
+    """Say what TransCLIP's rows are, and lay them out in a table of their own; empty if the results file has none."""
+    rows = result.get("transductive", [])
+    if not rows:
+        return ""
+    cells = [
+        [
+            row["method"],
+            f"{row['top1']:.2f}",
+            f"{row['base_top1']:.2f}",
+            f"{row['top1'] - row['base_top1']:+.2f}",
+            str(row["n"]),
+        ]
+        for row in rows
+    ]
+    names = ["method", "top-1 %", "inductive top-1 %", "minus inductive", "n"]
+    return f"{TOGETHER}\n\n" + tabulate(cells, names, tablefmt="github", disable_numparse=True)
 
 
 def sentences(result: Mapping[str, Any]) -> list[str]:

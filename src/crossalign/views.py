@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -16,6 +16,8 @@ from crossalign.resampling import KERNELS, resample
 
 LONGEST = 32
 """The longer side over the shorter, up to which a picture is resized whole."""
+Decoder = Literal["pil", "nvjpeg"]
+"""What unpacks JPEG files: PIL, or a CUDA GPU."""
 
 
 @dataclass(frozen=True)
@@ -95,11 +97,13 @@ class ViewRecipe:
         count: M, the number of local views; the whole image always comes on top of them.
         crop_scale: (lo, hi), a crop's side as a share of the picture's shorter side; uniform between the two.
         seed: with a picture's index it fixes the picture's boxes.
+        decoder: what unpacks the JPEGs of a dataset; see `unpacking`.
     """
 
     count: int
     crop_scale: tuple[float, float]
     seed: int
+    decoder: Decoder = "pil"
 
     def __post_init__(self) -> None:
         check_crop_scale(self.crop_scale)
@@ -107,6 +111,16 @@ class ViewRecipe:
             raise InputError(f"the seed is {self.seed}, but must not be negative")
         if self.count < 0:
             raise InputError(f"the number of views is {self.count}, but must not be negative")
+        if self.decoder not in get_args(Decoder):
+            raise InputError(f"decoder {self.decoder!r} is unknown; take {' or '.join(get_args(Decoder))}")
+
+    @property
+    def key(self) -> dict[str, Any]:
+        """All that features depend on; of PIL nothing is said, as before there was a choice, so that those are found."""
+        key = asdict(self)
+        if self.decoder == "pil":
+            del key["decoder"]
+        return key
 
     def boxes(self, height: int, width: int, index: int = 0) -> np.ndarray[Any, np.dtype[np.int64]]:
         """Draw the boxes of the picture number `index`: (M, 4) whole pixels, each (left, top, right, bottom).

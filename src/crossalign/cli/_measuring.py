@@ -33,6 +33,33 @@ dataset_options = common.options(
 )
 """What names a dataset and how it is read."""
 
+decoder_option = click.option(
+    "--decoder",
+    type=click.Choice(["pil", "nvjpeg"]),
+    default="pil",
+    show_default=True,
+    help="What unpacks JPEGs; nvjpeg: a CUDA GPU, to pixels that differ a little, so that features are kept apart.",
+)
+
+
+def check_decoder(options: Mapping[str, Any]) -> None:
+    """Refuse, before long work, a decoder that the machines do not have.
+
+    Raises:
+        InputError: says what is lacking.
+    """
+    if options["decoder"] == "pil":
+        return
+    from crossalign.encoders import pick_device
+    from crossalign.unpacking import check_nvjpeg
+
+    if options.get("executor") == "ray" and options["device"] != "cpu":
+        # Each worker looks for itself: the driver may be without a GPU.
+        if not options["gpus_per_worker"]:
+            raise InputError("decoder nvjpeg needs workers with a CUDA GPU; add --num-gpus-per-worker 1, or take pil")
+    else:
+        check_nvjpeg(pick_device(options["device"]))
+
 
 def open_dataset(config: Config, options: Mapping[str, Any]) -> ImageDataset:
     """Read the list of the pictures that `dataset_options` name, and say how many they are."""

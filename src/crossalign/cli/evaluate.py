@@ -39,6 +39,11 @@ EVEN = ("photo", "templates", "waffle")
     help="Cut the views anew with so many seeds, and tell the noise of crops.",
 )
 @click.option("--calibration", is_flag=True, help="Measure the probabilities: calibration error and fitted temperature.")
+@click.option(
+    "--transductive",
+    is_flag=True,
+    help="Also judge all pictures together, by TransCLIP on the methods' scores, in a table of its own.",
+)
 @click.option("--crop-scale", help="released (0.1,0.9), written (0.5,0.9; Places365 0.7,0.9) or LOW,HIGH.")
 @click.option("--descriptions", multiple=True, type=click.Path(), help="JSON {class: [text]}; may be repeated.")
 @click.option("--allow-missing", is_flag=True, help="The prompt stands for a class that --descriptions lack.")
@@ -46,6 +51,7 @@ EVEN = ("photo", "templates", "waffle")
 @click.option("--report", type=click.Path(), help="Write an HTML page of accuracies by method and class there.")
 @common.form_option
 @common.seed_option
+@measuring.decoder_option
 @common.workers_option
 @common.device_option
 @common.runtime_options
@@ -68,6 +74,7 @@ def command(**options: Any) -> None:
       crossalign evaluate --dataset imagenet --executor ray --ray-address auto --store /shared/store
     """
     clusters.check_executor(options)
+    measuring.check_decoder(options)
     config, budget = _config(options)
     file, page = (common.check_output(options[key]) if options[key] else None for key in ("output", "report"))
     descriptions = measuring.read_descriptions(config, options["descriptions"])
@@ -76,7 +83,7 @@ def command(**options: Any) -> None:
     from crossalign.evaluation import evaluate
     from crossalign.files import write_whole
     from crossalign.store import Store
-    from crossalign.tables import results_table, sentences
+    from crossalign.tables import results_table, sentences, transductive_table
 
     start = time.perf_counter()
     dataset = measuring.open_dataset(config, options)
@@ -96,6 +103,8 @@ def command(**options: Any) -> None:
             fresh_seeds=options["fresh_seeds"],
             calibration=options["calibration"],
             budget=budget,
+            decoder=options["decoder"],
+            transductive=options["transductive"],
             num_workers=options["num_workers"],
             executor=executor,
             progress=common.progress_bar,
@@ -111,6 +120,8 @@ def command(**options: Any) -> None:
     click.echo(results_table([content]))
     for sentence in sentences(content):
         click.echo(f"\n{sentence}")
+    if together := transductive_table(content):
+        click.echo(f"\n{together}")
     stages = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in done.timing.items())
     click.echo(f"{stages}; {done.encoded} pictures encoded now, {done.kept} kept before", err=True)
 

@@ -17,6 +17,7 @@ from crossalign.cli import _measuring as measuring
 @click.option("--views", type=click.IntRange(0), help="Local views a picture; 0: whole ones alone [default: the config's].")
 @click.option("--crop-scale", help="released (0.1,0.9), written (0.5,0.9; Places365 0.7,0.9) or LOW,HIGH.")
 @common.seed_option
+@measuring.decoder_option
 @common.workers_option
 @common.device_option
 @common.runtime_options
@@ -36,6 +37,7 @@ def command(**options: Any) -> None:
       crossalign store list
     """
     clusters.check_executor(options)
+    measuring.check_decoder(options)
     config = measuring.dataset_config(options["dataset_name"], options["config_name"])
     config = replace(config, **{key: options[key] for key in ("encoder", "batch_size") if options[key] is not None})
     views = config.views if options["views"] is None else options["views"]
@@ -45,7 +47,7 @@ def command(**options: Any) -> None:
     from crossalign.store import Store
     from crossalign.views import ViewRecipe
 
-    recipe = ViewRecipe(views, scale, options["seed"])
+    recipe = ViewRecipe(views, scale, options["seed"], options["decoder"])
     dataset = measuring.open_dataset(config, options)
     encoder = common.load_encoder(config.encoder, clusters.for_driver(options))
     with clusters.executor(options, encoder) as executor:
