@@ -44,12 +44,13 @@ from crossalign.views import ViewRecipe
 dataset = load_dataset(load_config("folder"), sys.argv[1])
 encoder = load_encoder("builtin", "cpu")
 options = {}
-if len(sys.argv) > 3:
-    options["encode"] = Cluster(encoder, partial(load_encoder, "builtin", "cpu"), address=sys.argv[3]).encode
-found = image_features(dataset, encoder, ViewRecipe(60, (0.1, 0.9), 0), Store(sys.argv[2]), shard_images=1, **options)
+if len(sys.argv) > 4:
+    options["encode"] = Cluster(encoder, partial(load_encoder, "builtin", "cpu"), address=sys.argv[4]).encode
+recipe = ViewRecipe(int(sys.argv[3]), (0.1, 0.9), 0)
+found = image_features(dataset, encoder, recipe, Store(sys.argv[2]), shard_images=1, **options)
 print(f"encoded {found.encoded}", file=sys.stderr)
 """
-"""A shard a picture, so that a few pictures make many."""
+"""Pictures, store, views and perhaps a cluster; a shard a picture, so that a few pictures make many."""
 
 
 class Nodes:
@@ -198,7 +199,7 @@ def run(job: str, output: Path, nodes: Nodes, root: Path, fault: str, share: flo
     """Run a job with a fault after a share of its files is there; give what it left, and the share that it was in fact."""
     photos, on_cluster = root / "photos", ["--executor", "ray", "--ray-address", nodes.address]
     if job == "features":
-        words = ["-c", FEATURES, photos / "few", output, *([nodes.address] if fault else [])]
+        words = ["-c", FEATURES, photos / "few", output, 60, *([nodes.address] if fault else [])]
         pattern, total = "*.safetensors", FEW
     else:
         words = [SCRIPT, "classify", photos / "many", "--labels", LABELS, "--views", 3, "--runtime", "torch"]

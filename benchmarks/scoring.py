@@ -1,6 +1,7 @@
 """Time the scoring of encoded views: the loop that `crossalign evaluate` runs, on random features of any size.
 
     python benchmarks/scoring.py                  # ImageNet's size: 50,000 pictures, 60 views, 1000 classes, 20 runs
+    python benchmarks/scoring.py --methods all --images 5000
     python benchmarks/scoring.py --quick
 
 The features lie on disk, in shards as `crossalign evaluate` keeps them, in a temporary folder that is removed at the end.
@@ -15,7 +16,7 @@ import pstats
 import resource
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import islice
@@ -27,7 +28,7 @@ from torch import Tensor
 
 from crossalign.configs import load_config
 from crossalign.features import ImageFeatures, images_a_shard
-from crossalign.methods import LOGIT_SCALE, METHODS, Method, TextBank, text_bank
+from crossalign.methods import LOGIT_SCALE, Method, TextBank, pick_methods, text_bank
 from crossalign.prompts import PromptInputs, prompt_inputs
 from crossalign.scoring import Scorer, score_shards, view_draws
 from crossalign.store import ShardFolder, Store
@@ -65,14 +66,14 @@ def random_texts(classes: int) -> PromptInputs:
     return prompt_inputs(names, descriptions=descriptions, templates=load_config("imagenet").templates)
 
 
-def banks(classes: int, width: int) -> list[tuple[Method, TextBank]]:
+def banks(names: Sequence[str], classes: int, width: int) -> list[tuple[Method, TextBank]]:
     generator = torch.Generator().manual_seed(1)
     inputs = random_texts(classes)
 
     def encode(texts: object) -> Tensor:
         return F.normalize(torch.randn(len(texts), width, generator=generator), dim=-1)  # type: ignore[arg-type]
 
-    return [(METHODS[name], text_bank(METHODS[name], inputs, encode, 2.0)) for name in SIX]
+    return [(method, text_bank(method, inputs, encode, 2.0)) for method in pick_methods(names)]
 
 
 def seconds_by_step(work: Callable[[], object]) -> dict[str, float]:
@@ -92,6 +93,7 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=512)
     parser.add_argument("--views", type=int, default=60)
     parser.add_argument("--runs", type=int, default=20)
+    parser.add_argument("--methods", default=",".join(SIX), help="Comma separated, or all [default: the paper's six].")
     parser.add_argument("--workers", type=int, default=2, help="threads that score")
     parser.add_argument("--quick", action="store_true", help="1024 pictures, 100 classes: does it run?")
     options = parser.parse_args()
@@ -101,8 +103,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="crossalign-scoring-") as folder:
         shards = Store(folder).open({"kind": "views", "random": True})
         features = write_features(shards, options.images, options.views, options.width)
+        methods = banks(options.methods.split(","), options.classes, options.width)
         scorer = Scorer(
-            banks(options.classes, options.width),
+            methods,
             image_scale=config.image_scale,
             form="released",
             draws=view_draws(config, seed=0),
@@ -117,7 +120,7 @@ def main() -> None:
         shares = seconds_by_step(lambda: score(islice(features, PROFILED), num_workers=0))
     gigabytes = options.images * (1 + options.views) * options.width * 2 / 1e9
     size = f"{options.images} x {1 + options.views} x {options.width}, {options.classes} classes, {options.runs} runs"
-    print(f"{size}, {len(SIX)} methods, {options.workers} threads")
+    print(f"{size}, {len(methods)} methods, {options.workers} threads")
     print(f"{seconds:.1f} s, {gigabytes / seconds:.2f} GB/s of {gigabytes:.2f} GB, at most {peak:.2f} GiB of memory\n")
     rows = [[step, f"{100 * of_step / sum(shares.values()):.0f} %"] for step, of_step in shares.items()]
     print(tabulate(rows, ["step", "share of the work"], tablefmt="github"))

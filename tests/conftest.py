@@ -12,8 +12,12 @@ import skimage
 PHOTOS = Path(skimage.__file__).parent / "data"
 DATA = Path(os.environ.get("CROSSALIGN_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
+LONGEST = ("test_distributed", "test_cli", "test_web", "test_faults", "test_classify_output", "test_docs")
+"""Files that are begun first, so that no worker ends with one of them while the other has nothing left to do."""
+
 
 def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
     if not DATA.is_dir():
         for item in items:
             if "shared" in item.keywords:

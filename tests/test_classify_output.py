@@ -99,7 +99,7 @@ def refused(match, *arguments):
 
 
 def start(folder, *options, output=("--output", "labels.csv")):
-    words = ["classify", "photos", "--labels", ",".join(LABELS), "--views", "8", "--runtime", "torch", *output, *options]
+    words = ["classify", "photos", "--labels", ",".join(LABELS), "--views", "1", "--runtime", "torch", *output, *options]
     return subprocess.Popen(
         [SCRIPT, *words],
         cwd=folder,

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 import llm_server
 from conftest import PHOTOS
@@ -101,9 +102,13 @@ def test_a_terminal_gets_a_bar():
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
     folder = tmp_path_factory.mktemp("many") / "cat"
+    small = tmp_path_factory.mktemp("small") / "cat.png"
     folder.mkdir()
+    # The first 256, which are kept together, are read fast, and those behind them leave time to interrupt.
+    with Image.open(PHOTOS / "chelsea.png") as cat:
+        cat.resize((90, 60)).save(small)
     for number in range(269):
-        (folder / f"{number}.png").symlink_to(PHOTOS / "chelsea.png")
+        (folder / f"{number:03}.png").symlink_to(small if number < 256 else PHOTOS / "chelsea.png")
     (folder.parent / "cup of coffee").mkdir()
     shutil.copy(PHOTOS / "coffee.png", folder.parent / "cup of coffee")
     return folder.parent

@@ -107,7 +107,9 @@ def test_evaluate_reports_methods_and_classes(tmp_path):
         (tmp_path / "in" / label).mkdir(parents=True)
         shutil.copy(PHOTOS / photo, tmp_path / "in" / label)
     files = ("--output", tmp_path / "r.json", "--report", tmp_path / "r.html", "--store", tmp_path / "store")
-    done = run("evaluate", "--dataset", "folder", "--data-path", tmp_path / "in", "--methods", "clip,waffle", *files)
+    done = run(
+        "evaluate", "--dataset", "folder", "--data-path", tmp_path / "in", "--methods", "clip,waffle", "--views", "1", *files
+    )
     assert done.returncode == 0, done.stderr
     rows = re.findall(
         r"<tr><td>(.*?)</td><td><div.*?</td>\s*<td class=\"number\">(.*?)</td>", (tmp_path / "r.html").read_text(), re.DOTALL

@@ -55,11 +55,18 @@ def chromium():
         browser.close()
 
 
-@pytest.fixture
-def page(chromium, server):
-    """The page at desktop width, which must ask no other server and raise no error."""
+@pytest.fixture(scope="module")
+def visitor(chromium):
+    """A visitor whose browser keeps the page's scripts, as everybody's does."""
     login = {"username": AUTH[0], "password": AUTH[1]}
-    page = chromium.new_page(viewport={"width": 1440, "height": 900}, http_credentials=login)
+    with chromium.new_context(viewport={"width": 1440, "height": 900}, http_credentials=login) as context:
+        yield context
+
+
+@pytest.fixture
+def page(visitor, server):
+    """The page at desktop width, which must ask no other server and raise no error."""
+    page = visitor.new_page()
     page.set_default_timeout(30_000)
     expect.set_options(timeout=30_000)
     wrong = []

@@ -236,13 +236,7 @@ def evaluate(
     """
     store = store or Store()
     recipe = ViewRecipe(config.views if any(m.cross for m in methods) else 0, config.crop_scale, seed, decoder)
-    names = ", ".join(method.name for method in methods)
-    if fresh_seeds > 1 and recipe.count == 0:
-        raise InputError(f"no method of {names} looks at crops, so fresh seeds change nothing; add wca, or ask for one seed")
-    if transductive and not any(method.matcher == "mean" for method in methods):
-        raise InputError(f"no method of {names} scores by a mean, as the transductive one needs; add clip, or leave it out")
-    if calibration and len(dataset.paths) < 2:
-        raise InputError("a temperature is fitted on one half and measured on the other; give two or more pictures")
+    _check_asked(methods, len(dataset.paths), fresh_seeds, calibration, transductive)
     done = Evaluation(dataset, encoder, config, seed, tuple(d.source for d in descriptions), budget=budget, decoder=decoder)
     inputs = dataset_prompts(dataset, config, descriptions, seed=seed, allow_missing=allow_missing)
     with _timed(done, "texts"):
@@ -302,6 +296,17 @@ def evaluate(
                 progress=progress,
             )
     return done
+
+
+def _check_asked(methods: Sequence[Method], pictures: int, fresh_seeds: int, calibration: bool, transductive: bool) -> None:
+    """Refuse what the methods or the pictures have nothing for."""
+    names = ", ".join(method.name for method in methods)
+    if fresh_seeds > 1 and not any(method.cross for method in methods):
+        raise InputError(f"no method of {names} looks at crops, so fresh seeds change nothing; add wca, or ask for one seed")
+    if transductive and not any(method.matcher == "mean" for method in methods):
+        raise InputError(f"no method of {names} scores by a mean, as the transductive one needs; add clip, or leave it out")
+    if calibration and pictures < 2:
+        raise InputError("a temperature is fitted on one half and measured on the other; give two or more pictures")
 
 
 def _result(name: str, form: Form, seed: int, found: Sequence[Scored]) -> MethodResult:
