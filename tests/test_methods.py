@@ -420,7 +420,9 @@ def test_which_methods_need_descriptions():
 def test_methods_are_picked_by_name():
     assert tuple(METHODS) == (*SIX, *LATER)
     assert [method.name for method in pick_methods(["wca", "clip", "wca"])] == ["wca", "clip"]
-    assert pick_methods(["all"]) == pick_methods("all") == list(METHODS.values())
+    assert pick_methods(["all"]) == list(METHODS.values())
+    with_another = [*METHODS, "zero:gamma=0.1"]
+    assert [method.name for method in pick_methods(["all", "zero:gamma=0.1", "wca", "zero:gamma=0.10"])] == with_another
 
 
 def test_every_unknown_method_is_named():

@@ -210,15 +210,15 @@ def pick_methods(names: Sequence[str]) -> list[Method]:
     Raises:
         InputError: names the unknown ones, and what they may have been meant to be, or an option that cannot be.
     """
-    if "all" in names:
-        return list(METHODS.values())
-    split = {name: name.split(":") for name in names}
+    named = (name for some in names for name in (METHODS if some == "all" else [some]))
+    split = {name: name.split(":") for name in named}
     unknown = [name for name, *_ in split.values() if name not in METHODS]
     if unknown:
         meant = [name for text in unknown for name in get_close_matches(text.lower(), METHODS, n=1)]
         hint = f", did you mean {' and '.join(dict.fromkeys(meant))}?" if meant else ";"
         raise InputError(f"unknown method {', '.join(unknown)}{hint} known are {', '.join(METHODS)}")
-    return [with_options(METHODS[name], options) for name, *options in split.values()]
+    found = (with_options(METHODS[name], options) for name, *options in split.values())
+    return list({method.name: method for method in found}.values())
 
 
 def with_options(method: Method, options: Sequence[str]) -> Method:
