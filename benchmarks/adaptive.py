@@ -23,7 +23,8 @@ from crossalign.descriptions import bundled_descriptions
 from crossalign.encoders import Encoder, load_encoder
 from crossalign.evaluation import dataset_prompts
 from crossalign.features import image_features, text_features
-from crossalign.methods import METHODS, class_scores, text_bank, view_weights
+from crossalign.matching import class_scores, text_bank, view_weights
+from crossalign.methods import METHODS
 from crossalign.statistics import paired_interval, wilson_interval
 from crossalign.store import Store
 from crossalign.views import ViewRecipe

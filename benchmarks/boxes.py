@@ -25,7 +25,8 @@ from crossalign.descriptions import bundled_descriptions
 from crossalign.encoders import Encoder, load_encoder
 from crossalign.evaluation import dataset_prompts
 from crossalign.features import encode_views, ordered_map
-from crossalign.methods import METHODS, class_scores, text_bank
+from crossalign.matching import class_scores, text_bank
+from crossalign.methods import METHODS
 from crossalign.reading import read_image
 from crossalign.views import ViewRecipe, cut_boxes
 

@@ -22,7 +22,8 @@ from crossalign.descriptions import bundled_descriptions
 from crossalign.encoders import Encoder, load_encoder
 from crossalign.evaluation import Evaluation, dataset_prompts, evaluate
 from crossalign.features import encode_pictures, image_features, text_features
-from crossalign.methods import METHODS, Method, class_scores, text_bank, with_prompts
+from crossalign.matching import class_scores, text_bank
+from crossalign.methods import METHODS, Method, with_prompts
 from crossalign.prompts import CONTROLS
 from crossalign.statistics import Comparison, compare, wilson_interval
 from crossalign.store import Store

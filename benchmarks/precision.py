@@ -30,7 +30,8 @@ from crossalign.encoders import Encoder, load_encoder
 from crossalign.encoders._runtime import example_views
 from crossalign.evaluation import dataset_prompts
 from crossalign.features import image_features, text_features
-from crossalign.methods import METHODS, Method, TextBank, class_scores, text_bank
+from crossalign.matching import class_scores, text_bank
+from crossalign.methods import METHODS, Method, TextBank
 from crossalign.prompts import PromptInputs
 from crossalign.statistics import paired_interval
 from crossalign.store import Store

@@ -28,7 +28,8 @@ from torch import Tensor
 
 from crossalign.configs import load_config
 from crossalign.features import ImageFeatures, images_a_shard
-from crossalign.methods import LOGIT_SCALE, Method, TextBank, pick_methods, text_bank
+from crossalign.matching import LOGIT_SCALE, text_bank
+from crossalign.methods import Method, TextBank, pick_methods
 from crossalign.prompts import PromptInputs, prompt_inputs
 from crossalign.scoring import Scorer, score_shards, view_draws
 from crossalign.store import ShardFolder, Store

@@ -16,7 +16,8 @@ from crossalign.datasets import ImageDataset
 from crossalign.descriptions import Descriptions, bundled_descriptions
 from crossalign.errors import InputError
 from crossalign.evaluation import MethodResult, evaluate
-from crossalign.methods import METHODS, class_scores, pick_methods, text_bank
+from crossalign.matching import class_scores, text_bank
+from crossalign.methods import METHODS, pick_methods
 from crossalign.prompts import PromptInputs, prompt_inputs
 from crossalign.reading import read_image
 from crossalign.scoring import PICTURES_AT_ONCE, Scorer, calibration_sketch, score_shards, true_ranks, view_draws

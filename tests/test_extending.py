@@ -283,7 +283,8 @@ def test_a_package_without_a_name_is_called_by_its_module():
 
 
 def test_an_own_matcher_gets_the_whole_image_as_the_first_view_if_it_is_one():
-    from crossalign.methods import TextBank, class_scores
+    from crossalign.matching import class_scores
+    from crossalign.methods import TextBank
 
     seen = []
 

@@ -10,11 +10,12 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from crossalign import methods, transport
+from crossalign import alignment, matching, transport
 from crossalign.alignment import FORMS
 from crossalign.cli import main
 from crossalign.errors import InputError
-from crossalign.methods import METHODS, class_scores, pick_methods, text_bank, view_weights, with_prompts
+from crossalign.matching import class_scores, text_bank, view_weights
+from crossalign.methods import METHODS, TextBank, pick_methods, with_prompts
 from crossalign.prompts import CONTROLS, PromptInputs
 
 WIDTH = 12
@@ -325,7 +326,7 @@ def test_chunks_change_nothing(name, monkeypatch):
     first = scores_of(name, whole, views)
     assert first.shape == (9, 3)
     assert first.dtype == torch.float32
-    monkeypatch.setattr(methods, "CHUNK", 1)
+    monkeypatch.setattr(matching, "CHUNK", 1)
     torch.testing.assert_close(scores_of(name, whole, views), first, atol=1e-6, rtol=0)
 
 
@@ -355,9 +356,9 @@ def test_refining_some_classes_finds_the_same_best_one(name, monkeypatch):
     centres = unit(classes, width, seed=5)
     features = centres.repeat_interleave(counts, 0) + 0.6 * unit(int(counts.sum()), width, seed=6)
     features /= features.norm(dim=1, keepdim=True)
-    weights = methods.alignment.uniform_text_weights(counts)
-    pooled = methods.alignment.pool_texts(features, weights, counts)
-    bank = methods.TextBank(("",) * len(features), features, counts, weights, pooled)
+    weights = alignment.uniform_text_weights(counts)
+    pooled = alignment.pool_texts(features, weights, counts)
+    bank = TextBank(("",) * len(features), features, counts, weights, pooled)
     whole = unit(200, width, seed=7) + 0.4 * centres[torch.arange(200) % classes]
     whole /= whole.norm(dim=1, keepdim=True)
     views = whole[:, None] + 0.7 * unit(200, 12, width, seed=8)

@@ -21,7 +21,8 @@ from crossalign.configs import load_config
 from crossalign.datasets import load_dataset
 from crossalign.errors import InputError
 from crossalign.evaluation import evaluate
-from crossalign.methods import METHODS, class_scores, pick_methods, text_bank
+from crossalign.matching import class_scores, text_bank
+from crossalign.methods import METHODS, pick_methods
 from crossalign.prompts import prompt_inputs
 from crossalign.reading import read_image
 from crossalign.store import Store

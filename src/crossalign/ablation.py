@@ -21,7 +21,8 @@ from crossalign.encoders import Encoder
 from crossalign.errors import InputError
 from crossalign.evaluation import Evaluation, dataset_prompts
 from crossalign.features import ImageFeatures, Progress, image_features, ordered_map, silent, text_features
-from crossalign.methods import METHODS, Method, TextBank, pick_methods, text_bank, with_prompts
+from crossalign.matching import text_bank
+from crossalign.methods import METHODS, Method, TextBank, pick_methods, with_prompts
 from crossalign.prompts import CONTROLS
 from crossalign.scoring import Scorer
 from crossalign.statistics import Comparison, compare, wilson_interval

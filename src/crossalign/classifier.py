@@ -29,7 +29,8 @@ from crossalign.descriptions import (
 from crossalign.encoders import Encoder, load_encoder
 from crossalign.errors import InputError
 from crossalign.features import encode_views, ordered_map, text_features
-from crossalign.methods import Method, class_scores, pick_methods, text_bank, view_weights
+from crossalign.matching import class_scores, text_bank, view_weights
+from crossalign.methods import Method, pick_methods
 from crossalign.prompts import prompt_inputs
 from crossalign.reading import Fetched, ImageLike, read_image
 from crossalign.store import Store

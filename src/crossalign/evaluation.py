@@ -22,7 +22,8 @@ from crossalign.descriptions import Descriptions
 from crossalign.encoders import Encoder
 from crossalign.errors import InputError
 from crossalign.features import ImageFeatures, Progress, ShardWork, image_features, silent, text_features
-from crossalign.methods import Method, text_bank
+from crossalign.matching import text_bank
+from crossalign.methods import Method
 from crossalign.prompts import PromptInputs, prompt_inputs
 from crossalign.scoring import Scored, Scorer, collect, score_shards, view_draws
 from crossalign.statistics import (

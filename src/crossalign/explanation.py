@@ -14,7 +14,8 @@ from crossalign import alignment
 from crossalign.classifier import Classifier, Prediction
 from crossalign.errors import InputError
 from crossalign.features import encode_views
-from crossalign.methods import METHODS, Method, view_weights
+from crossalign.matching import view_weights
+from crossalign.methods import METHODS, Method
 from crossalign.reading import ImageLike, read_image
 
 Array = np.ndarray[Any, np.dtype[Any]]

@@ -13,7 +13,8 @@ from crossalign.alignment import Form
 from crossalign.configs import Config
 from crossalign.errors import InputError
 from crossalign.features import ordered_map
-from crossalign.methods import Method, TextBank, class_scores
+from crossalign.matching import class_scores
+from crossalign.methods import Method, TextBank
 from crossalign.statistics import FACTORS
 
 PICTURES_AT_ONCE = 64
@@ -39,7 +40,7 @@ class Scorer:
 
     Attributes:
         methods: each with its texts.
-        image_scale, form, draws, logit_scale: see `methods.class_scores`.
+        image_scale, form, draws, logit_scale: see `matching.class_scores`.
         calibration: keep what it needs, too.
     """
 

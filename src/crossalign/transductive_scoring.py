@@ -11,7 +11,8 @@ from torch import Tensor
 
 from crossalign.alignment import Form
 from crossalign.features import ImageFeatures, Progress, ordered_map, silent
-from crossalign.methods import Method, TextBank, class_scores
+from crossalign.matching import class_scores
+from crossalign.methods import Method, TextBank
 from crossalign.scoring import true_ranks
 from crossalign.transduction import ROUNDS, nearest, transclip
 
@@ -52,7 +53,7 @@ def score_together(
         features: N pictures.
         methods: each with its texts.
         labels: (N,) true classes.
-        image_scale, form, logit_scale: see `methods.class_scores`.
+        image_scale, form, logit_scale: see `matching.class_scores`.
         num_workers: threads that score a shard each; 0 does it in the calling thread.
         progress: shown while pictures are compared, and while they are judged.
 
