@@ -16,18 +16,18 @@ import torch.nn.functional as F
 from tabulate import tabulate
 from torch import Tensor
 
-from crossalign.adaptive import Rounds, settled
-from crossalign.configs import load_config
 from crossalign.datasets import load_dataset
-from crossalign.descriptions import bundled_descriptions
+from crossalign.datasets.configs import load_config
 from crossalign.encoders import Encoder, load_encoder
-from crossalign.evaluation import dataset_prompts
-from crossalign.features import image_features, text_features
-from crossalign.matching import class_scores, text_bank, view_weights
-from crossalign.methods import METHODS
-from crossalign.statistics import paired_interval, wilson_interval
-from crossalign.store import Store
-from crossalign.views import ViewRecipe
+from crossalign.evaluation.evaluate import dataset_prompts
+from crossalign.evaluation.statistics import paired_interval, wilson_interval
+from crossalign.features.adaptive import Rounds, settled
+from crossalign.features.pipeline import image_features, text_features
+from crossalign.images.crops import ViewRecipe
+from crossalign.methods.registry import METHODS
+from crossalign.methods.scoring import class_scores, text_bank, view_weights
+from crossalign.store.shards import Store
+from crossalign.text.descriptions import bundled_descriptions
 
 SETS = {"oxford_pets370": "oxford_pet", "imagenet_sample1000": "imagenet"}
 CONFIDENCES = (0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999)

@@ -19,16 +19,16 @@ from scipy.stats import qmc
 from tabulate import tabulate
 from torch import Tensor
 
-from crossalign.configs import load_config
 from crossalign.datasets import ImageDataset, load_dataset
-from crossalign.descriptions import bundled_descriptions
+from crossalign.datasets.configs import load_config
 from crossalign.encoders import Encoder, load_encoder
-from crossalign.evaluation import dataset_prompts
-from crossalign.features import encode_views, ordered_map
-from crossalign.matching import class_scores, text_bank
-from crossalign.methods import METHODS
-from crossalign.reading import read_image
-from crossalign.views import ViewRecipe, cut_boxes
+from crossalign.evaluation.evaluate import dataset_prompts
+from crossalign.features.pipeline import encode_views, ordered_map
+from crossalign.images.crops import ViewRecipe, cut_boxes
+from crossalign.images.decoding import read_image
+from crossalign.methods.registry import METHODS
+from crossalign.methods.scoring import class_scores, text_bank
+from crossalign.text.descriptions import bundled_descriptions
 
 Numbers = np.ndarray[Any, np.dtype[np.float64]]
 WCA = METHODS["wca"]

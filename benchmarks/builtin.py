@@ -16,12 +16,12 @@ from pathlib import Path
 import torch
 from tabulate import tabulate
 
-from crossalign.configs import load_config
 from crossalign.datasets import ImageDataset, load_dataset
+from crossalign.datasets.configs import load_config
 from crossalign.encoders.builtin import Conse, ConseSettings
-from crossalign.features import ordered_map
-from crossalign.prompts import PHOTO
-from crossalign.reading import read_image
+from crossalign.features.pipeline import ordered_map
+from crossalign.images.decoding import read_image
+from crossalign.text.prompts import PHOTO
 
 SETS = {"pets": "oxford_pets370", "flowers": "flowers102_test1020", "imagenet": "imagenet_sample1000"}
 SIZES = {"lite0": (224, 256), "lite1": (240, 272), "lite2": (260, 300)}

@@ -33,13 +33,13 @@ FAULTS = ("a worker", "a node", "the command")
 FEATURES = """
 import sys
 from functools import partial
-from crossalign.configs import load_config
+from crossalign.datasets.configs import load_config
 from crossalign.datasets import load_dataset
 from crossalign.distributed import Cluster
 from crossalign.encoders import load_encoder
-from crossalign.features import image_features
-from crossalign.store import Store
-from crossalign.views import ViewRecipe
+from crossalign.features.pipeline import image_features
+from crossalign.store.shards import Store
+from crossalign.images.crops import ViewRecipe
 
 dataset = load_dataset(load_config("folder"), sys.argv[1])
 encoder = load_encoder("builtin", "cpu")

@@ -14,14 +14,14 @@ from pathlib import Path
 import numpy as np
 from tabulate import tabulate
 
-from crossalign.configs import load_config
 from crossalign.datasets import ImageDataset, load_dataset
-from crossalign.descriptions import Descriptions, bundled_descriptions, load_descriptions
+from crossalign.datasets.configs import load_config
 from crossalign.encoders import load_encoder
-from crossalign.evaluation import evaluate
-from crossalign.methods import pick_methods
-from crossalign.statistics import Array, paired_interval
-from crossalign.store import Store
+from crossalign.evaluation.evaluate import evaluate
+from crossalign.evaluation.statistics import Array, paired_interval
+from crossalign.methods.registry import pick_methods
+from crossalign.store.shards import Store
+from crossalign.text.descriptions import Descriptions, bundled_descriptions, load_descriptions
 
 SETS = {"oxford_pets370": "oxford_pet", "imagenet_sample1000": "imagenet"}
 PLAIN, DESCRIBED = ("clip", "clip-e"), ("clip-d", "cupl", "wca")

@@ -97,7 +97,7 @@ def _fuzz(folder: Path, words: list[str]) -> None:
         from PIL import Image
 
         Image.init()
-    from crossalign.reading import read_image
+    from crossalign.images.decoding import read_image
 
     found: dict[str, str] = {}
 

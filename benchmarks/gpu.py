@@ -4,7 +4,7 @@
     python benchmarks/gpu.py --device cpu --pictures 4     # that the script works
 
 See benchmarks/speed.py for the reference and for "the limit", which here is the best rate of products of large matrices on
-the GPU. Each way to encode is timed three times over: `crossalign.features.encode_pictures` from the files on, with PIL
+the GPU. Each way to encode is timed three times over: `features.pipeline.encode_pictures` from the files on, with PIL
 and, where it is there, with nvJPEG; and the encoder alone, whose views were cut before and lie on the GPU. What a run from
 the files takes longer than the encoder alone is time in which the encoder waits.
 
@@ -32,10 +32,10 @@ from torch import Tensor
 
 from crossalign.encoders import Encoder, load_encoder
 from crossalign.errors import InputError
-from crossalign.features import encode_pictures, encode_views
-from crossalign.reading import read_image
-from crossalign.unpacking import check_nvjpeg
-from crossalign.views import Decoder, cut_views
+from crossalign.features.pipeline import encode_pictures, encode_views
+from crossalign.images.crops import Decoder, cut_views
+from crossalign.images.decoding import read_image
+from crossalign.images.unpacking import check_nvjpeg
 from limits import best_rate, view_operations
 from speed import RECIPE, VIT, Contest, _files, reference
 

@@ -2,7 +2,7 @@
 
     python benchmarks/methods.py --data ../shared/data --output docs/methods.md
 
-Each set is one call of `crossalign.evaluation.evaluate`; each picture's 61 passes come from the store, or are made first.
+Each set is one call of `evaluation.evaluate.evaluate`; each picture's 61 passes come from the store, or are made first.
 Nothing is tuned: configs, descriptions and options are those that ship with the package.
 """
 
@@ -16,18 +16,18 @@ from pathlib import Path
 import torch
 from tabulate import tabulate
 
-from crossalign.configs import Config, load_config
 from crossalign.datasets import ImageDataset, load_dataset
-from crossalign.descriptions import bundled_descriptions
+from crossalign.datasets.configs import Config, load_config
 from crossalign.encoders import Encoder, load_encoder
-from crossalign.evaluation import Evaluation, dataset_prompts, evaluate
-from crossalign.features import encode_pictures, image_features, text_features
-from crossalign.matching import class_scores, text_bank
-from crossalign.methods import METHODS, Method, with_prompts
-from crossalign.prompts import CONTROLS
-from crossalign.statistics import Comparison, compare, wilson_interval
-from crossalign.store import Store
-from crossalign.views import ViewRecipe
+from crossalign.evaluation.evaluate import Evaluation, dataset_prompts, evaluate
+from crossalign.evaluation.statistics import Comparison, compare, wilson_interval
+from crossalign.features.pipeline import encode_pictures, image_features, text_features
+from crossalign.images.crops import ViewRecipe
+from crossalign.methods.registry import METHODS, Method, with_prompts
+from crossalign.methods.scoring import class_scores, text_bank
+from crossalign.store.shards import Store
+from crossalign.text.descriptions import bundled_descriptions
+from crossalign.text.prompts import CONTROLS
 
 SETS = {
     "oxford_pets370": ("oxford_pet", "37 breeds of cats and dogs, 10 pictures each."),

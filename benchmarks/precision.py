@@ -23,19 +23,19 @@ import torch.nn.functional as F
 from tabulate import tabulate
 from torch import Tensor
 
-from crossalign.configs import load_config
 from crossalign.datasets import load_dataset
-from crossalign.descriptions import bundled_descriptions
+from crossalign.datasets.configs import load_config
 from crossalign.encoders import Encoder, load_encoder
 from crossalign.encoders._runtime import example_views
-from crossalign.evaluation import dataset_prompts
-from crossalign.features import image_features, text_features
-from crossalign.matching import class_scores, text_bank
-from crossalign.methods import METHODS, Method, TextBank
-from crossalign.prompts import PromptInputs
-from crossalign.statistics import paired_interval
-from crossalign.store import Store
-from crossalign.views import ViewRecipe
+from crossalign.evaluation.evaluate import dataset_prompts
+from crossalign.evaluation.statistics import paired_interval
+from crossalign.features.pipeline import image_features, text_features
+from crossalign.images.crops import ViewRecipe
+from crossalign.methods.registry import METHODS, Method, TextBank
+from crossalign.methods.scoring import class_scores, text_bank
+from crossalign.store.shards import Store
+from crossalign.text.descriptions import bundled_descriptions
+from crossalign.text.prompts import PromptInputs
 
 SETS = {"oxford_pets370": "oxford_pet", "imagenet_sample1000": "imagenet"}
 WAYS = (("openvino", "f32"), ("openvino", "bf16"), ("openvino", "int8"))

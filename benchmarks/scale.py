@@ -43,8 +43,8 @@ from crossalign.distributed._sources import find_files
 from crossalign.distributed.labels import PartFolder, label_pictures
 from crossalign.encoders import load_encoder
 from crossalign.encoders._runtime import EXAMPLES
-from crossalign.reading import read_image
-from crossalign.views import Preprocessing, ViewRecipe, cut_views
+from crossalign.images.crops import Preprocessing, ViewRecipe, cut_views
+from crossalign.images.decoding import read_image
 
 TABLE_ROWS, PACKED = 1000, 10_000
 """Pictures a table: in the simulation, so that few records make many tasks, and in the model."""

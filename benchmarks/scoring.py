@@ -26,13 +26,13 @@ import torch.nn.functional as F
 from tabulate import tabulate
 from torch import Tensor
 
-from crossalign.configs import load_config
-from crossalign.features import ImageFeatures, images_a_shard
-from crossalign.matching import LOGIT_SCALE, text_bank
-from crossalign.methods import Method, TextBank, pick_methods
-from crossalign.prompts import PromptInputs, prompt_inputs
-from crossalign.scoring import Scorer, score_shards, view_draws
-from crossalign.store import ShardFolder, Store
+from crossalign.datasets.configs import load_config
+from crossalign.evaluation.ranks import Scorer, score_shards, view_draws
+from crossalign.features.pipeline import ImageFeatures, images_a_shard
+from crossalign.methods.registry import Method, TextBank, pick_methods
+from crossalign.methods.scoring import LOGIT_SCALE, text_bank
+from crossalign.store.shards import ShardFolder, Store
+from crossalign.text.prompts import PromptInputs, prompt_inputs
 
 SIX = ("clip", "clip-e", "clip-d", "waffle", "cupl", "wca")
 PROFILED = 320
@@ -56,7 +56,7 @@ def write_features(shards: ShardFolder, images: int, views: int, width: int) -> 
 
 
 def random_texts(classes: int) -> PromptInputs:
-    from crossalign.descriptions import Descriptions
+    from crossalign.text.descriptions import Descriptions
 
     names = [f"thing number {number}" for number in range(classes)]
     sentences = {name: tuple(f"A {name} has the part {part}." for part in range(10)) for name in names}

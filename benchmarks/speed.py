@@ -12,7 +12,7 @@ round, given as the median and the range over rounds.
 reference   each picture is opened by PIL in a DataLoader worker, each of its crops goes through the encoder's own PIL
             transform one by one, and batches of 32 pictures through torch in float32; texts are encoded class by class,
             padded to 77 tokens
-ours        `crossalign.features.encode_pictures`, by runtime and precision
+ours        `crossalign.features.pipeline.encode_pictures`, by runtime and precision
 pipeline    Hugging Face's zero-shot-image-classification with the same architecture, which looks at one view
 pixels      one thread unpacks a JPEG of 1024 x 768 and cuts and resizes its views; the reference by PIL
 limit       the same floating-point operations at the rate at which this machine multiplies matrices in that precision
@@ -43,11 +43,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from crossalign.classifier import Classifier
-from crossalign.descriptions import bundled_descriptions
 from crossalign.encoders import Encoder, load_encoder
-from crossalign.features import encode_views, ordered_map
-from crossalign.reading import read_image
-from crossalign.views import Preprocessing, ViewRecipe, cut_views
+from crossalign.features.pipeline import encode_views, ordered_map
+from crossalign.images.crops import Preprocessing, ViewRecipe, cut_views
+from crossalign.images.decoding import read_image
+from crossalign.text.descriptions import bundled_descriptions
 from limits import cpu_limits
 
 VIT = "open_clip:ViT-B-32/random"

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 from scipy.io import savemat
 
-from crossalign.datasets._classes import class_list
+from crossalign.datasets.class_lists import class_list
 
 
 def jpeg(text):

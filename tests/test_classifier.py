@@ -11,15 +11,15 @@ from PIL import Image
 
 from conftest import PHOTOS
 from crossalign import Classifier
-from crossalign.alignment import FORMS
 from crossalign.classifier import Classification, Prediction
-from crossalign.configs import load_config
-from crossalign.descriptions import Descriptions, bundled_descriptions
+from crossalign.datasets.configs import load_config
 from crossalign.errors import InputError
-from crossalign.methods import METHODS
-from crossalign.reading import read_image
-from crossalign.store import Store
-from crossalign.views import ViewRecipe, cut_views
+from crossalign.images.crops import ViewRecipe, cut_views
+from crossalign.images.decoding import read_image
+from crossalign.methods.alignment import FORMS
+from crossalign.methods.registry import METHODS
+from crossalign.store.shards import Store
+from crossalign.text.descriptions import Descriptions, bundled_descriptions
 
 DEMO = bundled_descriptions("demo")
 SHOWN = {"chelsea.png": "cat", "coffee.png": "cup of coffee", "rocket.jpg": "rocket", "brick.png": "brick wall"}

@@ -17,8 +17,8 @@ from conftest import PHOTOS
 from crossalign.classifier import Classifier
 from crossalign.errors import InputError
 from crossalign.explanation import ClassEvidence, Explanation, explain, explain_both
-from crossalign.features import encode_views
-from crossalign.reading import read_image
+from crossalign.features.pipeline import encode_views
+from crossalign.images.decoding import read_image
 
 LABELS = ["dog", "cat", "cup of coffee", "page of text"]
 DOC = Path(__file__).parents[1] / "docs" / "explain.md"

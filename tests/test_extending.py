@@ -14,11 +14,11 @@ import torch
 from PIL import Image
 
 from crossalign import plugins
-from crossalign.configs import DATASETS, load_config
 from crossalign.datasets import load_dataset
+from crossalign.datasets.configs import DATASETS, load_config
 from crossalign.encoders import backends, load_encoder
 from crossalign.errors import InputError
-from crossalign.methods import METHODS, Method, pick_methods
+from crossalign.methods.registry import METHODS, Method, pick_methods
 
 EXAMPLES = Path(__file__).parent / "extensions"
 PAGE = (Path(__file__).parents[1] / "docs" / "extending.md").read_text(encoding="utf-8")
@@ -144,7 +144,9 @@ for arguments in (["methods"], ["encoders", "no such"], ["datasets"]):
 def test_nothing_of_a_package_is_imported_before_its_name_is_asked_for(site):
     code = """
 import sys
-from crossalign import configs, encoders, methods
+from crossalign import encoders
+    from crossalign.datasets import configs
+    from crossalign.methods import registry as methods
 mine = {"median_views", "paint", "name_tags", "bare_module"}
 methods.METHODS["cupl"], configs.load_config("dtd"), methods.pick_methods(["clip"])
 assert not mine & set(sys.modules)
@@ -265,14 +267,14 @@ def test_a_name_that_two_packages_add_is_refused_with_both(tmp_path, monkeypatch
 
 
 def test_a_method_must_be_one_and_of_its_entry_points_name(tmp_path, monkeypatch):
-    code = "from crossalign.methods import Method\nMETHOD = Method('other', '', '', 'photo')\n"
+    code = "from crossalign.methods.registry import Method\nMETHOD = Method('other', '', '', 'photo')\n"
     lines = ["misnamed = odd_method:METHOD", "kind = odd_method:Method"]
     install(tmp_path / "site", "odd", {"crossalign.methods": lines}, {"odd_method": code})
     monkeypatch.syspath_prepend(tmp_path / "site")
     plugins._claims.cache_clear()
     with pytest.raises(InputError, match=r"method 'misnamed' of package odd cannot be used \(it calls itself 'other'\)"):
         pick_methods(["misnamed"])
-    with pytest.raises(InputError, match=r"method 'kind' .*it is a type, but must be a crossalign.methods.Method"):
+    with pytest.raises(InputError, match=r"method 'kind' .*it is a type, but must be a crossalign.methods.registry.Method"):
         pick_methods(["kind"])
     plugins._claims.cache_clear()
 
@@ -283,8 +285,8 @@ def test_a_package_without_a_name_is_called_by_its_module():
 
 
 def test_an_own_matcher_gets_the_whole_image_as_the_first_view_if_it_is_one():
-    from crossalign.matching import class_scores
-    from crossalign.methods import TextBank
+    from crossalign.methods.registry import TextBank
+    from crossalign.methods.scoring import class_scores
 
     seen = []
 

@@ -15,9 +15,9 @@ import torch
 from click.testing import CliRunner
 
 from crossalign.cli import main
-from crossalign.descriptions.answers import AnswerFile
 from crossalign.errors import InputError
-from crossalign.store import SCHEMA, Store
+from crossalign.store.shards import SCHEMA, Store
+from crossalign.text.descriptions.answers import AnswerFile
 
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 faults, fault_bench = (importlib.import_module(name) for name in ("faults", "fault_bench"))

@@ -16,13 +16,13 @@ from PIL import EpsImagePlugin, Image
 
 from conftest import PHOTOS
 from crossalign.cli import main
-from crossalign.configs import load_config
 from crossalign.datasets import load_dataset
+from crossalign.datasets.configs import load_config
 from crossalign.encoders import load_encoder
 from crossalign.errors import InputError
-from crossalign.evaluation import Evaluation, MethodResult
-from crossalign.reading import read_image
-from crossalign.report import methods_report
+from crossalign.evaluation.evaluate import Evaluation, MethodResult
+from crossalign.images.decoding import read_image
+from crossalign.reports.html import methods_report
 from forbidden_calls import forbidden_calls
 
 ROOT = Path(__file__).parents[1]
@@ -249,7 +249,7 @@ from pathlib import Path
 import torch
 from crossalign.encoders import _openvino
 from crossalign.encoders._runtime import Tower
-from crossalign.views import Preprocessing
+from crossalign.images.crops import Preprocessing
 
 layers = torch.nn.Conv2d(3, 8, 3, 4), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(512, 8)
 tower = Tower(torch.nn.Sequential(*layers).eval().requires_grad_(False), Preprocessing((32, 32), (0.5,) * 3, (0.5,) * 3))

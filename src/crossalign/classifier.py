@@ -16,25 +16,25 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from crossalign.adaptive import Rounds, encode_until_settled, settled
-from crossalign.alignment import FORMS, Form
-from crossalign.configs import load_config
-from crossalign.descriptions import (
+from crossalign.datasets.configs import load_config
+from crossalign.encoders import Encoder, load_encoder
+from crossalign.errors import InputError
+from crossalign.features.adaptive import Rounds, encode_until_settled, settled
+from crossalign.features.pipeline import encode_views, ordered_map, text_features
+from crossalign.images.crops import ViewRecipe, cut_views
+from crossalign.images.decoding import Fetched, ImageLike, read_image
+from crossalign.methods.alignment import FORMS, Form
+from crossalign.methods.registry import Method, pick_methods
+from crossalign.methods.scoring import class_scores, text_bank, view_weights
+from crossalign.store.shards import Store
+from crossalign.text.descriptions import (
     Descriptions,
     bundled_descriptions,
     bundled_names,
     load_descriptions,
     parse_descriptions,
 )
-from crossalign.encoders import Encoder, load_encoder
-from crossalign.errors import InputError
-from crossalign.features import encode_views, ordered_map, text_features
-from crossalign.matching import class_scores, text_bank, view_weights
-from crossalign.methods import Method, pick_methods
-from crossalign.prompts import prompt_inputs
-from crossalign.reading import Fetched, ImageLike, read_image
-from crossalign.store import Store
-from crossalign.views import ViewRecipe, cut_views
+from crossalign.text.prompts import prompt_inputs
 
 Boxes = np.ndarray[Any, np.dtype[np.int64]]
 

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from crossalign import alignment
 from crossalign.classifier import Classifier, Prediction
 from crossalign.errors import InputError
-from crossalign.features import encode_views
-from crossalign.matching import view_weights
-from crossalign.methods import METHODS, Method
-from crossalign.reading import ImageLike, read_image
+from crossalign.features.pipeline import encode_views
+from crossalign.images.decoding import ImageLike, read_image
+from crossalign.methods import alignment
+from crossalign.methods.registry import METHODS, Method
+from crossalign.methods.scoring import view_weights
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

@@ -19,7 +19,7 @@ from crossalign.errors import InputError
 
 if TYPE_CHECKING:
     from crossalign.encoders import Encoder
-    from crossalign.features import ProgressBar
+    from crossalign.features.pipeline import ProgressBar
 
 device_option = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
 seed_option = click.option(

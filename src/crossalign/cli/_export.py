@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 
 from crossalign.errors import InputError
-from crossalign.files import writing_whole
+from crossalign.store.files import writing_whole
 
 if TYPE_CHECKING:
-    from crossalign.store import KeptSet
+    from crossalign.store.shards import KeptSet
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 

@@ -14,10 +14,10 @@ from typing import Any
 
 import click
 
-from crossalign.classifications import first_change
 from crossalign.classifier import Classification, Prediction
 from crossalign.errors import InputError
-from crossalign.files import sync_folder
+from crossalign.reports.formats import first_change
+from crossalign.store.files import sync_folder
 
 try:
     import fcntl

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import click
 
-from crossalign.classifications import WRITERS, settings_of
 from crossalign.classifier import Classification, Classifier
 from crossalign.cli import _common as common
 from crossalign.cli._journal import Journal, Stamp, stamp_of
 from crossalign.errors import InputError
-from crossalign.files import remove_parts, writing_whole
+from crossalign.reports.formats import WRITERS, settings_of
+from crossalign.store.files import remove_parts, writing_whole
 
 
 def check_labels_file(path: str) -> Path:

@@ -11,9 +11,9 @@ from crossalign.cli import _common as common
 from crossalign.errors import InputError
 
 if TYPE_CHECKING:
-    from crossalign.configs import Config
     from crossalign.datasets import ImageDataset
-    from crossalign.descriptions import Descriptions
+    from crossalign.datasets.configs import Config
+    from crossalign.text.descriptions import Descriptions
 
 dataset_options = common.options(
     click.option("--dataset", "--dataset_name", "dataset_name", help="See `crossalign datasets`."),
@@ -51,7 +51,7 @@ def check_decoder(options: Mapping[str, Any]) -> None:
     if options["decoder"] == "pil":
         return
     from crossalign.encoders import pick_device
-    from crossalign.unpacking import check_nvjpeg
+    from crossalign.images.unpacking import check_nvjpeg
 
     if options.get("executor") == "ray" and options["device"] != "cpu":
         # Each worker looks for itself: the driver may be without a GPU.
@@ -78,7 +78,7 @@ def dataset_config(dataset: str | None, measured_as: str | None) -> Config:
     Raises:
         InputError: neither was given, or one is unknown.
     """
-    from crossalign.configs import load_config
+    from crossalign.datasets.configs import load_config
 
     if dataset is None and measured_as is None:
         raise InputError("no dataset given; name one with --dataset (see `crossalign datasets`)")
@@ -91,7 +91,7 @@ def read_crop_scale(text: str, config: Config) -> tuple[float, float]:
     Raises:
         InputError: it is something else.
     """
-    from crossalign.configs import check_crop_scale
+    from crossalign.datasets.configs import check_crop_scale
 
     if text in ("released", "written"):
         return (0.1, 0.9) if text == "released" else config.crop_scale_written
@@ -105,7 +105,7 @@ def read_crop_scale(text: str, config: Config) -> tuple[float, float]:
 
 def read_descriptions(config: Config, files: Sequence[str]) -> list[Descriptions]:
     """Load the given files, or else those that ship with the package, if the dataset has any."""
-    from crossalign.descriptions import bundled_descriptions, bundled_names, load_descriptions
+    from crossalign.text.descriptions import bundled_descriptions, bundled_names, load_descriptions
 
     if files:
         return [load_descriptions(file) for file in files]

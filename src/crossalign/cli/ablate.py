@@ -62,11 +62,11 @@ def command(**options: Any) -> None:
     axes = [axis.strip() for axis in options["axes"].split(",")]
     descriptions = measuring.read_descriptions(config, options["descriptions"])
 
-    from crossalign.ablation import ablate, plan
-    from crossalign.ablation_tables import ablation_file, ablation_text
-    from crossalign.files import write_whole
-    from crossalign.methods import pick_methods
-    from crossalign.store import Store
+    from crossalign.evaluation.ablation import ablate, plan
+    from crossalign.evaluation.ablation_tables import ablation_file, ablation_text
+    from crossalign.methods.registry import pick_methods
+    from crossalign.store.files import write_whole
+    from crossalign.store.shards import Store
 
     if options["method"] == "all":
         raise InputError("one method is taken apart, but 'all' was given; name one, such as wca")
@@ -98,8 +98,8 @@ def command(**options: Any) -> None:
     if output:
         write_whole(output, ablation_file(found, output.suffix[1:].lower()).encode())
     if drawing:
-        from crossalign.figures import figure_bytes
-        from crossalign.figures.ablation import ablation_figure
+        from crossalign.reports.figures import figure_bytes
+        from crossalign.reports.figures.ablation import ablation_figure
 
         write_whole(drawing, figure_bytes(ablation_figure(found), drawing.suffix[1:].lower()))
     click.echo(ablation_text(found))

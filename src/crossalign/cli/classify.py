@@ -15,7 +15,7 @@ from crossalign.errors import InputError
 
 if TYPE_CHECKING:
     from crossalign.classifier import Classification, Classifier
-    from crossalign.report import ReportedPicture
+    from crossalign.reports.html import ReportedPicture
 
 FEW = 16
 """Pictures below which another runtime would take longer to start than it saves."""
@@ -188,7 +188,7 @@ def _found(
         found = classify.result(image, features, top_k)
         if rows is not None:
             from crossalign.explanation import explain
-            from crossalign.report import reported_picture
+            from crossalign.reports.html import reported_picture
 
             why = None if isinstance(features, InputError) else explain(classify, image, 2, features=features)
             rows.append(reported_picture(image, found, why))
@@ -212,8 +212,8 @@ def _print(results: Iterable[Classification], total: int, show: Callable[[Iterab
 
 
 def _write_report(page: Path, classify: Classifier, rows: Sequence[ReportedPicture]) -> None:
-    from crossalign.files import write_whole
-    from crossalign.report import pictures_report
+    from crossalign.reports.html import pictures_report
+    from crossalign.store.files import write_whole
 
     write_whole(page, pictures_report(classify, rows).encode("utf-8", "backslashreplace"))
     click.echo(f"report: {page}", err=True)
@@ -224,7 +224,7 @@ def _printer(as_json: bool, as_csv: bool) -> Callable[[Iterable[Classification]]
 
 
 def _print_json(results: Iterable[Classification]) -> None:
-    from crossalign.classifications import json_text
+    from crossalign.reports.formats import json_text
 
     lead = "["
     try:
@@ -236,7 +236,7 @@ def _print_json(results: Iterable[Classification]) -> None:
 
 
 def _print_csv(results: Iterable[Classification]) -> None:
-    from crossalign.classifications import csv_texts
+    from crossalign.reports.formats import csv_texts
 
     for text in csv_texts(results):
         print(text, end="", flush=True)

@@ -16,7 +16,7 @@ def command() -> None:
     Example:
       crossalign datasets
     """
-    from crossalign.configs import DATASETS, config_names, load_config
+    from crossalign.datasets.configs import DATASETS, config_names, load_config
     from crossalign.plugins import OURS
 
     configs = [load_config(name) for name in config_names()]

@@ -40,14 +40,14 @@ def command(device: str) -> None:
     from tabulate import tabulate
 
     from crossalign.classifier import Classifier
-    from crossalign.configs import load_config
     from crossalign.datasets import ImageDataset
-    from crossalign.descriptions import bundled_descriptions
+    from crossalign.datasets.configs import load_config
     from crossalign.encoders import load_encoder
-    from crossalign.evaluation import evaluate
-    from crossalign.methods import METHODS
-    from crossalign.store import Store
-    from crossalign.tables import results_table
+    from crossalign.evaluation.evaluate import evaluate
+    from crossalign.evaluation.tables import results_table
+    from crossalign.methods.registry import METHODS
+    from crossalign.store.shards import Store
+    from crossalign.text.descriptions import bundled_descriptions
 
     start = time.perf_counter()
     folder = Path(str(resources.files("skimage") / "data"))

@@ -14,10 +14,10 @@ from crossalign.cli import _common as common
 from crossalign.errors import InputError
 
 if TYPE_CHECKING:
-    from crossalign.descriptions.answers import AnswerFile
-    from crossalign.descriptions.importing import FileStyle
-    from crossalign.descriptions.llm import Server
-    from crossalign.descriptions.questions import Order
+    from crossalign.text.descriptions.answers import AnswerFile
+    from crossalign.text.descriptions.importing import FileStyle
+    from crossalign.text.descriptions.llm import Server
+    from crossalign.text.descriptions.questions import Order
 
 NEAR = 5
 """Near classes that are shown with a class under --contrast."""
@@ -79,7 +79,7 @@ def command(ctx: click.Context, /, **options: Any) -> None:
 
 def _import(options: Mapping[str, Any], file: Path) -> bool:
     """Write our file of a published one; False if a wanted class is missing."""
-    from crossalign.descriptions.importing import import_descriptions, import_report, imported_content
+    from crossalign.text.descriptions.importing import import_descriptions, import_report, imported_content
 
     for option in ("model", "contrast", "dry_run", "domain", "api_key_env"):
         if options[option]:
@@ -95,8 +95,8 @@ def _import(options: Mapping[str, Any], file: Path) -> bool:
     if not imported.classes:
         raise InputError(f"{options['source']!r} describes none of the wanted classes; check --dataset or --labels")
 
-    from crossalign.descriptions.answers import to_text
-    from crossalign.files import write_whole
+    from crossalign.store.files import write_whole
+    from crossalign.text.descriptions.answers import to_text
 
     write_whole(file, to_text(imported_content(imported, Path(options["source"]).name)).encode())
     click.echo(f"{file}: {len(imported.classes)} classes described, {len(imported.missing)} missing; {imported.style}")
@@ -105,7 +105,7 @@ def _import(options: Mapping[str, Any], file: Path) -> bool:
 
 def _ask(options: Mapping[str, Any], file: Path) -> bool:
     """Have the classes described; False if one failed."""
-    from crossalign.descriptions.questions import Order
+    from crossalign.text.descriptions.questions import Order
 
     wanted = _classes(options)
     domain = wanted.domain if options["domain"] is None else options["domain"]
@@ -132,7 +132,7 @@ def _ask(options: Mapping[str, Any], file: Path) -> bool:
 def _answers(file: Path, options: Mapping[str, Any], server: Server, order: Order, dataset: str) -> AnswerFile:
     """Begin the file, or take it up where an earlier run left it."""
     from crossalign import __version__
-    from crossalign.descriptions.answers import AnswerFile
+    from crossalign.text.descriptions.answers import AnswerFile
 
     settings = {
         "style": order.style,
@@ -157,7 +157,7 @@ def _fill(
     concurrency: int,
 ) -> dict[str, str]:
     """Ask the questions and save what comes; for each class that failed, why."""
-    from crossalign.descriptions.llm import Answer, describe
+    from crossalign.text.descriptions.llm import Answer, describe
 
     if not questions:
         return {}
@@ -191,8 +191,8 @@ def _classes(options: Mapping[str, Any]) -> Classes:
         if any("\ud800" <= letter <= "\udfff" for name in names for letter in name):
             raise InputError("a class name is no UTF-8 text; give the labels as UTF-8")
         return Classes(tuple(names))
-    from crossalign.configs import load_config
     from crossalign.datasets import classes_of
+    from crossalign.datasets.configs import load_config
 
     config = load_config(dataset)
     if not config.classes:
@@ -202,7 +202,7 @@ def _classes(options: Mapping[str, Any]) -> Classes:
 
 
 def _server(options: Mapping[str, Any]) -> Server:
-    from crossalign.descriptions.llm import NO_KEY, OPENAI_URL, Server
+    from crossalign.text.descriptions.llm import NO_KEY, OPENAI_URL, Server
 
     if not options["model"]:
         raise InputError("no model given; name one that the server has with --model")

@@ -15,9 +15,9 @@ from crossalign.cli import _measuring as measuring
 from crossalign.errors import InputError
 
 if TYPE_CHECKING:
-    from crossalign.configs import Config
-    from crossalign.descriptions import Descriptions
-    from crossalign.methods import Method
+    from crossalign.datasets.configs import Config
+    from crossalign.methods.registry import Method
+    from crossalign.text.descriptions import Descriptions
 
 
 EVEN = ("photo", "templates", "waffle")
@@ -80,10 +80,10 @@ def command(**options: Any) -> None:
     descriptions = measuring.read_descriptions(config, options["descriptions"])
     methods = _methods(options["methods"], options["prompts"], descriptions)
 
-    from crossalign.evaluation import evaluate
-    from crossalign.files import write_whole
-    from crossalign.store import Store
-    from crossalign.tables import results_table, sentences, transductive_table
+    from crossalign.evaluation.evaluate import evaluate
+    from crossalign.evaluation.tables import results_table, sentences, transductive_table
+    from crossalign.store.files import write_whole
+    from crossalign.store.shards import Store
 
     start = time.perf_counter()
     dataset = measuring.open_dataset(config, options)
@@ -114,7 +114,7 @@ def command(**options: Any) -> None:
     if file:
         write_whole(file, (common.to_json(content) + "\n").encode())
     if page:
-        from crossalign.report import methods_report
+        from crossalign.reports.html import methods_report
 
         write_whole(page, methods_report(done).encode())
     click.echo(results_table([content]))
@@ -148,7 +148,7 @@ def _budget(text: str) -> tuple[int, int]:
 
 
 def _methods(names: str | None, source: str | None, descriptions: list[Descriptions]) -> list[Method]:
-    from crossalign.methods import pick_methods, with_prompts
+    from crossalign.methods.registry import pick_methods, with_prompts
 
     chosen = pick_methods([name.strip() for name in (names or "all").split(",")])
     if source is not None:

@@ -103,8 +103,8 @@ def _files(output: str | None, matrix: bool) -> list[Path]:
 def _draw(files: list[Path], image: str, explanation: Explanation, rival: Explanation | None, dpi: int) -> None:
     if not files:
         return
-    from crossalign.figures import explanation_figure, figure_bytes, matrix_figure
-    from crossalign.files import write_whole
+    from crossalign.reports.figures import explanation_figure, figure_bytes, matrix_figure
+    from crossalign.store.files import write_whole
 
     figures = [explanation_figure(image, explanation, rival)]
     if len(files) > 1:

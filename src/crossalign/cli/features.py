@@ -43,9 +43,9 @@ def command(**options: Any) -> None:
     views = config.views if options["views"] is None else options["views"]
     scale = measuring.read_crop_scale(options["crop_scale"], config) if options["crop_scale"] else config.crop_scale
 
-    from crossalign.features import image_features
-    from crossalign.store import Store
-    from crossalign.views import ViewRecipe
+    from crossalign.features.pipeline import image_features
+    from crossalign.images.crops import ViewRecipe
+    from crossalign.store.shards import Store
 
     recipe = ViewRecipe(views, scale, options["seed"], options["decoder"])
     dataset = measuring.open_dataset(config, options)

@@ -18,7 +18,7 @@ def command() -> None:
       crossalign methods
       crossalign evaluate --dataset dtd --methods zero,zero:gamma=0.1,awt:epsilon=0.05:text_temperature=1
     """
-    from crossalign.methods import METHODS
+    from crossalign.methods.registry import METHODS
     from crossalign.plugins import OURS
 
     head = ["method", "what it does", "looks at", "encoder passes", "needs descriptions", "options", "source"]

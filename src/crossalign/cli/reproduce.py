@@ -13,7 +13,7 @@ from crossalign.cli import _common as common
 from crossalign.errors import InputError
 
 if TYPE_CHECKING:
-    from crossalign.reproduction.grid import Cell
+    from crossalign.evaluation.reproduction.grid import Cell
 
 
 @click.command()
@@ -57,10 +57,10 @@ def command(**options: Any) -> None:
     if output.exists() and not output.is_dir():
         raise InputError(f"output {str(output)!r} is a file; name a folder")
 
-    from crossalign.files import write_whole
-    from crossalign.reproduction import report
-    from crossalign.reproduction.grid import Settings, run_grid
-    from crossalign.reproduction.sources import check_descriptions
+    from crossalign.evaluation.reproduction import report
+    from crossalign.evaluation.reproduction.grid import Settings, run_grid
+    from crossalign.evaluation.reproduction.sources import check_descriptions
+    from crossalign.store.files import write_whole
 
     check_descriptions(descriptions, [cell.config for cell in cells])
     same = ("allow_missing", "seed", "limit", "device", "num_workers", "store")
@@ -78,10 +78,10 @@ def command(**options: Any) -> None:
 
 
 def _cells(options: dict[str, Any]) -> list[Cell]:
-    from crossalign.configs import load_config
-    from crossalign.methods import pick_methods
-    from crossalign.reproduction.grid import plan
-    from crossalign.reproduction.published import TABLES, published_table
+    from crossalign.datasets.configs import load_config
+    from crossalign.evaluation.reproduction.grid import plan
+    from crossalign.evaluation.reproduction.published import TABLES, published_table
+    from crossalign.methods.registry import pick_methods
 
     numbers = _words(options["tables"])
     if unknown := [number for number in numbers if number not in map(str, TABLES)]:

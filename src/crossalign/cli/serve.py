@@ -23,7 +23,7 @@ from crossalign.errors import InputError
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
-    from crossalign.descriptions.llm import Server
+    from crossalign.text.descriptions.llm import Server
     from crossalign.web.engine import Engine, Limits
 
 POSITIVE = click.FloatRange(0, min_open=True)
@@ -145,7 +145,7 @@ def _login(auth: str) -> tuple[str, str]:
 
 
 def _llm(model: str, base_url: str | None) -> Server:
-    from crossalign.descriptions.llm import NO_KEY, OPENAI_URL, Server
+    from crossalign.text.descriptions.llm import NO_KEY, OPENAI_URL, Server
 
     key = os.environ.get("OPENAI_API_KEY", "").strip()
     if not key and not base_url:

@@ -16,7 +16,7 @@ from crossalign.cli import _common as common
 from crossalign.errors import InputError
 
 if TYPE_CHECKING:
-    from crossalign.store import KeptSet
+    from crossalign.store.shards import KeptSet
 
 STRAY_SECONDS = 3600
 """A file that is being written is younger than that; an older one is what a killed process left."""
@@ -162,7 +162,7 @@ class _Doomed:
 
 
 def _sets(store: str | None, quiet: bool) -> list[KeptSet]:
-    from crossalign.store import Store
+    from crossalign.store.shards import Store
 
     opened = Store(store)
     sets = opened.sets()
@@ -176,7 +176,7 @@ def _empty(root: Path) -> str:
 
 
 def _find(prefix: str, sets: list[KeptSet], store: str | None) -> KeptSet:
-    from crossalign.store import SCHEMA, TOWERS, Store, other_schema
+    from crossalign.store.shards import SCHEMA, TOWERS, Store, other_schema
 
     if not sets:
         raise InputError(_empty(Store(store).root))
@@ -197,7 +197,7 @@ def _find(prefix: str, sets: list[KeptSet], store: str | None) -> KeptSet:
 
 def _can_be_judged(kept: KeptSet) -> bool:
     """Whether this version knows the layout of a set; says so if not."""
-    from crossalign.store import SCHEMA, other_schema
+    from crossalign.store.shards import SCHEMA, other_schema
 
     if kept.schema == SCHEMA:
         return True

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from crossalign.tables import FORMATS, read_results, results_table, sentences
+from crossalign.evaluation.tables import FORMATS, read_results, results_table, sentences
 
 
 @click.command()

@@ -14,9 +14,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from crossalign.configs import DATASETS, Config
-from crossalign.datasets._classes import ClassList as ClassList
-from crossalign.datasets._classes import class_list
+from crossalign.datasets import layouts
+from crossalign.datasets.class_lists import ClassList as ClassList
+from crossalign.datasets.class_lists import class_list
+from crossalign.datasets.configs import DATASETS, Config
 from crossalign.errors import InputError
 
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".heic")
@@ -163,9 +164,9 @@ def pictures_in(folder: Path) -> list[Path]:
 
 
 def _layout(config: Config) -> Callable[[Path, Config], Tree]:
-    known = sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
+    known = sorted(module.name for module in pkgutil.iter_modules(layouts.__path__))
     if config.layout in known:
-        module = importlib.import_module(f"{__name__}.{config.layout}")
+        module = importlib.import_module(f"{layouts.__name__}.{config.layout}")
     elif config.layout in DATASETS and hasattr(DATASETS[config.layout], "read"):
         module = DATASETS[config.layout]
     else:

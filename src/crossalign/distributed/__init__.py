@@ -35,10 +35,10 @@ except ImportError as error:
 
 from crossalign.encoders import Encoder
 from crossalign.errors import InputError
-from crossalign.features import ImageFeatures, ShardWork, encode_shards, runtime_key
-from crossalign.scoring import Scored, Scorer, collect
-from crossalign.store import ShardFolder
-from crossalign.views import ViewRecipe
+from crossalign.evaluation.ranks import Scored, Scorer, collect
+from crossalign.features.pipeline import ImageFeatures, ShardWork, encode_shards, runtime_key
+from crossalign.images.crops import ViewRecipe
+from crossalign.store.shards import ShardFolder
 
 LoadEncoder = Callable[[], Encoder]
 """Loads a worker's encoder; it is sent to the workers."""

@@ -19,7 +19,7 @@ import pyarrow.parquet
 
 from crossalign.datasets import PICTURE_SUFFIXES
 from crossalign.errors import InputError
-from crossalign.reading import Fetched, ImageLike
+from crossalign.images.decoding import Fetched, ImageLike
 
 TAR_SUFFIXES, TABLE_SUFFIXES = (".tar", ".tar.gz", ".tgz"), (".parquet",)
 ROWS_AT_ONCE = 32

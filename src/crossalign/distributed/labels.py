@@ -23,15 +23,15 @@ import pyarrow.compute
 import pyarrow.dataset
 import pyarrow.fs
 
-from crossalign.classifications import first_change, settings_of, write_parquet
 from crossalign.classifier import Classifier
 from crossalign.distributed import Cluster, LoadOfWorker
 from crossalign.distributed._sources import Unit, find_files, is_remote, place, units_of
 from crossalign.errors import InputError
-from crossalign.features import Progress, silent
-from crossalign.files import write_whole
-from crossalign.reading import ImageLike
-from crossalign.store import digest_of
+from crossalign.features.pipeline import Progress, silent
+from crossalign.images.decoding import ImageLike
+from crossalign.reports.formats import first_change, settings_of, write_parquet
+from crossalign.store.files import write_whole
+from crossalign.store.shards import digest_of
 
 LEAST, MOST = 64, 1024
 """Pictures a part: few, so that a worker that dies does little again, unless that made more than `PARTS` files."""

@@ -17,10 +17,10 @@ from crossalign.encoders._memory import keep_freed_memory
 from crossalign.encoders._packages import check, check_reference, load_added
 from crossalign.encoders._runtime import Runtime, Tower, pick_runtime
 from crossalign.errors import InputError
-from crossalign.files import cache_root
+from crossalign.images.crops import Preprocessing
+from crossalign.images.decoding import ImageLike
 from crossalign.plugins import Plugins
-from crossalign.reading import ImageLike
-from crossalign.views import Preprocessing
+from crossalign.store.files import cache_root
 
 
 class Encoder(Protocol):

@@ -24,9 +24,9 @@ from torch import Tensor, nn
 
 from crossalign.encoders import _openvino, _torch
 from crossalign.errors import InputError
-from crossalign.files import write_whole
-from crossalign.reading import ImageLike, read_image
-from crossalign.views import Preprocessing, ViewRecipe, cut_views, normalised
+from crossalign.images.crops import Preprocessing, ViewRecipe, cut_views, normalised
+from crossalign.images.decoding import ImageLike, read_image
+from crossalign.store.files import write_whole
 
 log = logging.getLogger("crossalign")
 

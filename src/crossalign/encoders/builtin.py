@@ -22,15 +22,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from crossalign.datasets._classes import class_list
+from crossalign.datasets.class_lists import class_list
 from crossalign.encoders._lite import Lite
 from crossalign.encoders._minilm import MiniLM
 from crossalign.encoders._runtime import Tower, reference
 from crossalign.encoders._texts import encode_distinct
 from crossalign.encoders._weights import digest
 from crossalign.errors import InputError
-from crossalign.store import Store
-from crossalign.views import Preprocessing
+from crossalign.images.crops import Preprocessing
+from crossalign.store.shards import Store
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from crossalign.encoders._runtime import Tower, reference
 from crossalign.encoders._texts import encode_distinct
 from crossalign.encoders._weights import digest
 from crossalign.errors import InputError
-from crossalign.views import Preprocessing
+from crossalign.images.crops import Preprocessing
 
 
 class OpenClip:

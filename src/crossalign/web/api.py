@@ -28,7 +28,7 @@ from starlette.types import Receive, Scope, Send
 from crossalign import __version__
 from crossalign.encoders import backends
 from crossalign.errors import InputError
-from crossalign.methods import METHODS
+from crossalign.methods.registry import METHODS
 from crossalign.web.engine import Busy, Engine, Limits, Unavailable
 from crossalign.web.guards import BasicAuth, BodyLimit
 from crossalign.web.label_sets import Question

@@ -16,14 +16,14 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
-from crossalign.adaptive import Rounds
 from crossalign.classifier import Classifier
-from crossalign.descriptions import normalise_name
 from crossalign.encoders import Encoder
 from crossalign.errors import InputError
-from crossalign.features import encode_views
-from crossalign.reading import read_image
-from crossalign.views import LONGEST
+from crossalign.features.adaptive import Rounds
+from crossalign.features.pipeline import encode_views
+from crossalign.images.crops import LONGEST
+from crossalign.images.decoding import read_image
+from crossalign.text.descriptions import normalise_name
 from crossalign.web.label_sets import LabelSets, Question, with_views
 
 PICTURE_FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")

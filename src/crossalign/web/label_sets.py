@@ -12,9 +12,9 @@ from typing import Any, Literal
 
 import torch
 
-from crossalign.adaptive import Rounds
 from crossalign.classifier import Classifier, check_adaptive
 from crossalign.encoders import Encoder
+from crossalign.features.adaptive import Rounds
 
 KEPT_TEXTS = 100_000
 """Texts of all kept label sets together: 150 MB at 384 numbers a text."""

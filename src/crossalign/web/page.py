@@ -12,14 +12,14 @@ import gradio as gr
 from fastapi import FastAPI
 from torch import Tensor
 
-from crossalign.adaptive import Rounds
 from crossalign.classifier import Classifier
-from crossalign.configs import config_names, load_config
 from crossalign.datasets import classes_of
-from crossalign.descriptions import bundled_descriptions, bundled_names
+from crossalign.datasets.configs import config_names, load_config
 from crossalign.errors import InputError
 from crossalign.explanation import explain
-from crossalign.methods import METHODS
+from crossalign.features.adaptive import Rounds
+from crossalign.methods.registry import METHODS
+from crossalign.text.descriptions import bundled_descriptions, bundled_names
 from crossalign.web.engine import Busy, Engine, Unavailable
 from crossalign.web.label_sets import Question, Views
 from crossalign.web.question import as_lines, as_list, question_of, split_labels
@@ -36,7 +36,7 @@ from crossalign.web.results import (
 )
 
 if TYPE_CHECKING:
-    from crossalign.descriptions.llm import Server
+    from crossalign.text.descriptions.llm import Server
 
 TOP = 5
 """Labels shown a picture."""
@@ -287,8 +287,8 @@ class Page:
         return as_lines(bundled_descriptions(config.descriptions).classes)
 
     async def _llm_descriptions(self, labels: str, domain: str, progress: gr.Progress = gr.Progress()) -> str:  # noqa: B008
-        from crossalign.descriptions.llm import Answer, describe
-        from crossalign.descriptions.questions import Order
+        from crossalign.text.descriptions.llm import Answer, describe
+        from crossalign.text.descriptions.questions import Order
 
         assert self._llm is not None
         order = Order("descriptors", 10, domain.strip())

@@ -6,8 +6,8 @@ import csv
 import json
 from collections.abc import Mapping, Sequence
 
-from crossalign.descriptions import parse_descriptions
 from crossalign.errors import InputError
+from crossalign.text.descriptions import parse_descriptions
 from crossalign.web.label_sets import Question, Views
 
 

@@ -1,0 +1,1 @@
+"""How the trees of published datasets are read; one module per layout."""

@@ -1,0 +1,1 @@
+"""Methods on labelled datasets: ranks, statistics, tables, ablation and reproduction."""

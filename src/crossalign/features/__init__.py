@@ -1,0 +1,1 @@
+"""Images to views to features: the encode pipeline, and adaptive views."""

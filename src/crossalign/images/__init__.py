@@ -1,0 +1,1 @@
+"""Image files and pixels to views: decoding, crop boxes, and resizing."""

@@ -1,0 +1,1 @@
+"""What people open: HTML, figures, and files of labels."""

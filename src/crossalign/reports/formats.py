@@ -1,0 +1,110 @@
+"""Classifications laid out as CSV, JSON lines or Parquet, and all that decides them."""
+
+from __future__ import annotations
+
+import csv
+import importlib
+import io
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict
+from itertools import islice
+from typing import Any, BinaryIO
+
+from crossalign import __version__
+from crossalign.classifier import CSV_HEADER, Classification, Classifier
+from crossalign.features.pipeline import runtime_key
+from crossalign.store.shards import digest_of
+
+GROUP_ROWS = 1 << 16
+"""Of a group in a Parquet file: what is in memory at a time."""
+
+
+def csv_texts(results: Iterable[Classification]) -> Iterator[str]:
+    """Lay results out as CSV: first the header, then each result's rows."""
+    text = io.StringIO()
+    plain, quoted = (csv.writer(text, lineterminator="\n", quoting=q) for q in (csv.QUOTE_MINIMAL, csv.QUOTE_ALL))
+    plain.writerow(CSV_HEADER)
+    yield text.getvalue()
+    for result in results:
+        text.seek(0)
+        text.truncate()
+        # Some versions of the csv module see that a carriage return needs quotes only if lines end in one.
+        (quoted if "\r" in str(result.image) else plain).writerows(result.rows())
+        yield text.getvalue()
+
+
+def json_text(result: Classification) -> str:
+    """Lay a result out as JSON, in one line."""
+    return json.dumps(asdict(result), ensure_ascii=False)
+
+
+def write_csv(results: Iterable[Classification], out: BinaryIO) -> None:
+    """Write CSV, with a header."""
+    out.writelines(text.encode("utf-8", "surrogateescape") for text in csv_texts(results))
+
+
+def write_jsonl(results: Iterable[Classification], out: BinaryIO) -> None:
+    """Write JSON, a line a picture."""
+    out.writelines(f"{json_text(result)}\n".encode("utf-8", "surrogateescape") for result in results)
+
+
+def write_parquet(results: Iterable[Classification], out: BinaryIO) -> None:
+    r"""Write Parquet, a row a picture and label; bytes of names that are no UTF-8 become \xff, since it holds no others."""
+    pyarrow: Any = importlib.import_module("pyarrow")
+    parquet: Any = importlib.import_module("pyarrow.parquet")
+    text, number = pyarrow.string(), pyarrow.float64()
+    schema = pyarrow.schema(list(zip(CSV_HEADER, (text, pyarrow.int32(), text, number, number, text), strict=True)))
+    rows = (row for result in results for row in _typed_rows(result))
+    with parquet.ParquetWriter(out, schema) as writer:
+        while group := list(islice(rows, GROUP_ROWS)):
+            columns = zip(zip(*group, strict=True), schema.types, strict=True)
+            writer.write_table(pyarrow.table([pyarrow.array(values, kind) for values, kind in columns], schema=schema))
+
+
+def _typed_rows(result: Classification) -> list[tuple[object, ...]]:
+    """Give the rows of `Classification.rows` with numbers as they are and None for what is not there."""
+    image = _as_text(str(result.image))
+    if result.error:
+        return [(image, None, None, None, None, _as_text(result.error))]
+    return [
+        (image, rank, _as_text(found.label), found.score, found.probability, None)
+        for rank, found in enumerate(result.predictions, start=1)
+    ]
+
+
+def _as_text(name: str) -> str:
+    r"""Write the bytes of a name that are no UTF-8 as \xff: Parquet's texts hold nothing else."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+WRITERS = {".csv": write_csv, ".jsonl": write_jsonl, ".parquet": write_parquet}
+"""By the ending of a file's name."""
+
+
+def first_change(settings: Mapping[str, Any], before: bytes) -> str | None:
+    """Name the first of the settings that is another one in the JSON of an earlier run; None if all are the same."""
+    try:
+        found = json.loads(before)
+        return next((name for name, value in settings.items() if name not in found or found[name] != value), None)
+    except (ValueError, TypeError, RecursionError):
+        return next(iter(settings))
+
+
+def settings_of(classify: Classifier, top_k: int) -> dict[str, Any]:
+    """Name all that decides the labels; what changes others stands before them, since the first difference is told."""
+    encoder, bank = classify.encoder, classify.bank
+    return {
+        "crossalign version": __version__,
+        "encoder": [encoder.fingerprint, encoder.logit_scale],
+        "device": encoder.device.type,
+        "runtime": runtime_key(encoder),
+        "list of labels": digest_of({"labels": classify.labels}),
+        "method": classify.method.name,
+        "form": classify.form,
+        "seed": classify.recipe.seed,
+        "way to choose views": [classify.recipe.key, asdict(classify.rounds) if classify.rounds else None],
+        "scale of weights": classify.image_scale,
+        "top-k": top_k,
+        "set of descriptions": digest_of({"texts": bank.texts, "counts": bank.counts.tolist()}),
+    }

@@ -1,0 +1,1 @@
+"""What the encoder reads about a class: prompts, and files of descriptions."""
