@@ -6,7 +6,7 @@ import platform
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from importlib import metadata
 from typing import Any, Protocol
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from crossalign.datasets import ImageDataset
 from crossalign.datasets.configs import Config
-from crossalign.encoders import Encoder
+from crossalign.encoders import Encoder, describe
 from crossalign.errors import InputError
 from crossalign.evaluation.ranks import Scored, Scorer, collect, score_shards, view_draws
 from crossalign.evaluation.statistics import (
@@ -148,14 +148,7 @@ class Evaluation:
                 "classes": len(dataset.class_names),
                 "fingerprint": dataset.fingerprint,
             },
-            "encoder": {
-                "name": encoder.name,
-                "width": encoder.width,
-                "logit_scale": encoder.logit_scale,
-                "fingerprint": encoder.fingerprint,
-                "device": str(encoder.device),
-                "runtime": encoder.runtime.to_dict() if getattr(encoder, "runtime", None) else None,
-            },
+            "encoder": describe(encoder),
             "views": {
                 "count": config.views,
                 "crop_scale": list(config.crop_scale),
@@ -358,4 +351,9 @@ def _timed(done: Evaluation, stage: str) -> Iterator[None]:
 
 def _versions() -> dict[str, str]:
     packages = ("crossalign", "torch", "torchvision", "open_clip_torch", "timm", "transformers", "numpy", "pillow")
-    return {"python": platform.python_version()} | {name: metadata.version(name) for name in packages}
+    versions = {"python": platform.python_version()}
+    for name in packages:
+        # Some are extras.
+        with suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
+    return versions
