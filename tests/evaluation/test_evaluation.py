@@ -20,8 +20,9 @@ from crossalign.evaluation.statistics import FACTORS, expected_calibration_error
 from crossalign.evaluation.tables import results_table
 from crossalign.images.crops import ViewRecipe, cut_views
 from crossalign.images.decoding import read_image
+from crossalign.methods.method import ScoreConfig
 from crossalign.methods.registry import METHODS, pick_methods
-from crossalign.methods.scoring import class_scores, text_bank
+from crossalign.methods.scoring import class_scores, text_features_of
 from crossalign.store.shards import Store
 from crossalign.text.descriptions import Descriptions, bundled_descriptions
 from crossalign.text.prompts import PromptInputs, prompt_inputs
@@ -128,18 +129,17 @@ def test_ranks_come_from_the_methods_scores(builtin, first):
     inputs = prompt_inputs(LABELS, descriptions=[DEMO], templates=CONFIG.templates)
     recipe = ViewRecipe(CONFIG.views, CONFIG.crop_scale, seed=0)
     chosen = [result for result in first.results if result.method in ("clip", "clip-d", "wca")]
-    banks = {r.method: text_bank(METHODS[r.method], inputs, builtin.encode_texts, CONFIG.text_scale) for r in chosen}
+    texts = {r.method: text_features_of(METHODS[r.method], inputs, builtin.encode_texts) for r in chosen}
     for row, (path, label) in enumerate(zip(ODD.paths, ODD.labels, strict=True)):
         pixels = cut_views(read_image(path), recipe, builtin.preprocessing, index=row)
         features = builtin.encode_images(pixels).half()
         for result in chosen:
             scores = class_scores(
                 METHODS[result.method],
-                banks[result.method],
+                texts[result.method],
                 features[:1],
                 features[None, 1:],
-                image_scale=CONFIG.image_scale,
-                draws=view_draws(CONFIG, seed=0),
+                run_counts=view_draws(CONFIG, seed=0),
             )
             for of_run, rank in zip(scores.view(-1, len(LABELS)), result.ranks[row], strict=True):
                 assert (of_run > of_run[label]).sum() == rank
@@ -325,8 +325,8 @@ def test_calibration_is_that_of_all_scores(builtin, fresh):
     inputs = prompt_inputs(LABELS, descriptions=[DEMO], templates=CONFIG.templates)
     pixels = [cut_views(read_image(path), ViewRecipe(0, (0.1, 0.9), 0), builtin.preprocessing) for path in ODD.paths]
     whole = builtin.encode_images(torch.cat(pixels)).half()
-    bank = text_bank(METHODS["clip"], inputs, builtin.encode_texts, CONFIG.text_scale)
-    scores = class_scores(METHODS["clip"], bank, whole, whole[:, None], image_scale=4.0)
+    texts = text_features_of(METHODS["clip"], inputs, builtin.encode_texts)
+    scores = class_scores(METHODS["clip"], texts, whole, whole[:, None])
     sure, label = (scores * builtin.logit_scale).double().softmax(1).max(1)
     expected = expected_calibration_error(sure.numpy(), (label == torch.tensor(ODD.labels)).numpy())
     row = fresh.to_dict()["results"][0]
@@ -364,7 +364,7 @@ def test_shards_are_scored_by_the_plain_definition(num_workers):
     texts = {}
     chosen = [METHODS["clip"], METHODS["clip-e"], replace(METHODS["wca"], prompts="templates")]
     banks = [
-        text_bank(m, inputs, lambda ts: torch.stack([texts.setdefault(t, unit(16)).float() for t in ts]), 2.0)
+        text_features_of(m, inputs, lambda ts: torch.stack([texts.setdefault(t, unit(16)).float() for t in ts]))
         for m in chosen
     ]
     options = {"image_scale": 4.0, "form": "released", "draws": view_draws(config, 0), "logit_scale": 100.0}
@@ -377,7 +377,7 @@ def test_shards_are_scored_by_the_plain_definition(num_workers):
         for rows, whole, views in shards:
             for start in range(0, len(whole), PICTURES_AT_ONCE):
                 part = slice(start, start + PICTURES_AT_ONCE)
-                scores = class_scores(method, bank, whole[part], views[part], **options)
+                scores = class_scores(method, bank, whole[part], views[part], ScoreConfig(), options["draws"])
                 expected += plain_ranks(scores.view(len(scores), -1, classes), labels[rows][part])
         assert scored.ranks.tolist() == expected
         assert scored.sketch is None

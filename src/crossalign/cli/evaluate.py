@@ -42,7 +42,7 @@ EVEN = ("photo", "templates", "waffle")
 @click.option(
     "--transductive",
     is_flag=True,
-    help="Also judge all pictures together, by TransCLIP on the methods' scores, in a table of its own.",
+    help="Also run the methods that classify all images together (transclip, stata, carprt), in a table of their own.",
 )
 @click.option("--crop-scale", help="released (0.1,0.9), written (0.5,0.9; Places365 0.7,0.9) or LOW,HIGH.")
 @click.option("--descriptions", multiple=True, type=click.Path(), help="JSON {class: [text]}; may be repeated.")
@@ -78,7 +78,7 @@ def command(**options: Any) -> None:
     config, budget = _config(options)
     file, page = (common.check_output(options[key]) if options[key] else None for key in ("output", "report"))
     descriptions = measuring.read_descriptions(config, options["descriptions"])
-    methods = _methods(options["methods"], options["prompts"], descriptions)
+    methods, transductive = _methods(options, descriptions)
 
     from crossalign.evaluation.evaluate import evaluate
     from crossalign.evaluation.tables import results_table, sentences, transductive_table
@@ -104,7 +104,7 @@ def command(**options: Any) -> None:
             calibration=options["calibration"],
             budget=budget,
             decoder=options["decoder"],
-            transductive=options["transductive"],
+            transductive=transductive,
             num_workers=options["num_workers"],
             executor=executor,
             progress=common.progress_bar,
@@ -147,18 +147,24 @@ def _budget(text: str) -> tuple[int, int]:
     return int(found[1]), int(found[2])
 
 
-def _methods(names: str | None, source: str | None, descriptions: list[Descriptions]) -> list[Method]:
-    from crossalign.methods.registry import pick_methods, with_prompts
+def _methods(options: dict[str, Any], descriptions: list[Descriptions]) -> tuple[list[Method], list[Method]]:
+    """Pick the methods that can run: those that classify each image on its own, and the transductive ones."""
+    from crossalign.methods.registry import METHODS, pick_methods, with_prompts
 
+    names, source = options["methods"], options["prompts"]
     chosen = pick_methods([name.strip() for name in (names or "all").split(",")])
+    if options["transductive"]:
+        chosen += [method for method in METHODS.values() if method.transductive and method not in chosen]
+    chosen = [method for method in chosen if not method.own_views]
     if source is not None:
         chosen = [with_prompts(method, source) for method in chosen]
     lacking = [] if descriptions else [method.name for method in chosen if method.needs_descriptions]
     if lacking and (names is not None or len(lacking) == len(chosen)):
         raise InputError(f"{', '.join(lacking)} need descriptions of the classes; give --descriptions FILE.json")
-    uneven = [] if names or source in (None, *EVEN) else [method.name for method in chosen if method.matcher == "templates"]
+    uneven = [] if names or source in (None, *EVEN) else [method.name for method in chosen if method.even_prompts]
     if lacking:
         click.echo(f"left out, since no --descriptions were given: {', '.join(lacking)}", err=True)
     if uneven:
         click.echo(f"left out, since they take as many prompts for each class: {', '.join(uneven)}", err=True)
-    return [method for method in chosen if method.name not in (*lacking, *uneven)]
+    chosen = [method for method in chosen if method.name not in (*lacking, *uneven)]
+    return [method for method in chosen if not method.transductive], [method for method in chosen if method.transductive]

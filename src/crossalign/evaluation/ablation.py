@@ -23,8 +23,9 @@ from crossalign.evaluation.statistics import Comparison, compare, wilson_interva
 from crossalign.features.pipeline import ImageFeatures, Progress, image_features, ordered_map, silent, text_features
 from crossalign.images.crops import Decoder, ViewRecipe
 from crossalign.methods.alignment import FORMS, Form
-from crossalign.methods.registry import METHODS, Method, TextBank, pick_methods, with_prompts
-from crossalign.methods.scoring import text_bank
+from crossalign.methods.method import Method, ScoreConfig, TextFeatures, WeightedMean
+from crossalign.methods.registry import METHODS, pick_method, uniform_weights, with_prompts
+from crossalign.methods.scoring import text_features_of
 from crossalign.store.shards import Store
 from crossalign.text.descriptions import Descriptions
 from crossalign.text.prompts import CONTROLS
@@ -32,8 +33,6 @@ from crossalign.text.prompts import CONTROLS
 AXES = ("weights", "views", "crop-scale", "form", "prompts")
 COUNTS = (1, 2, 5, 10, 20, 40, 60, 100)
 """Numbers of views that are tried, as far as so many are encoded."""
-HAVE_FORMS = ("mean", "maximum")
-"""Matchers whose score has two forms."""
 WHOLE = "cupl"
 """Stands beside the method in the block of prompts: the same sentences, but the whole image alone."""
 
@@ -47,7 +46,7 @@ class Setting:
 
     Attributes:
         method: its name.
-        view_weights, text_weights: whether it weighs them its own way, or all alike.
+        view_weights, text_weights: whether it uses its own weights, or uniform ones.
         views: how many, each used once; 0 for a method that sees the whole image alone.
         crop_scale: of the views.
         form: of the score.
@@ -74,11 +73,11 @@ class Setting:
 
     def of_method(self) -> Method:
         """Make the method that it says."""
-        (base,) = pick_methods([self.method])
-        if base.cross and not self.view_weights:
-            base = replace(base, views="uniform")
+        base = pick_method(self.method)
+        if base.resampled and not self.view_weights:
+            base = replace(base, score=WeightedMean(uniform_weights))
         if not self.text_weights:
-            base = replace(base, texts="uniform")
+            base = replace(base, text_weights="uniform")
         return base if self.prompts == base.prompts else with_prompts(base, self.prompts)
 
 
@@ -166,16 +165,14 @@ def plan(
     """
     if unknown := [axis for axis in axes if axis not in AXES]:
         raise InputError(f"axis {unknown[0]!r} is unknown; --axes takes {', '.join(AXES)}")
-    if not method.cross:
+    if not method.uses_views:
         raise InputError(f"method {method.name} looks at no views, so there is nothing to take out; name wca or its like")
-    full = Setting(
-        method.name, method.views != "uniform", method.texts != "uniform", most, crop_scales[0], form, method.prompts
-    )
+    score = method.score
+    weights = isinstance(score, WeightedMean) and score.view_weights is not uniform_weights
+    full = Setting(method.name, weights, method.text_weights != "uniform", most, crop_scales[0], form, method.prompts)
     counts = [count for count in COUNTS if count < most] + [most] if "views" in axes else [most]
     scales = [*dict.fromkeys(crop_scales)] if "crop-scale" in axes else [full.crop_scale]
-    forms = (
-        [form, *(other for other in FORMS if other != form)] if "form" in axes and method.matcher in HAVE_FORMS else [form]
-    )
+    forms = [form, *(other for other in FORMS if other != form)] if "form" in axes and method.resampled else [form]
     switches = [(full.view_weights, full.text_weights)]
     if "weights" in axes:
         of_views, of_texts = ([True, False] if on else [False] for on in switches[0])
@@ -241,10 +238,11 @@ def ablate(
     settings = list(dict.fromkeys([full, *grid, *controls]))
     inputs = dataset_prompts(dataset, config, descriptions, seed=seed, allow_missing=allow_missing)
     done = Evaluation(dataset, encoder, config, seed, tuple(d.source for d in descriptions), decoder=decoder)
+    score_config = ScoreConfig(config.image_scale, config.text_scale, form, encoder.logit_scale)
     with _timed(done, "texts"):
         banks = {
-            setting.of_method(): text_bank(
-                setting.of_method(), inputs, lambda texts: text_features(texts, encoder, store), config.text_scale
+            setting.of_method(): text_features_of(
+                setting.of_method(), inputs, lambda texts: text_features(texts, encoder, store), score_config
             )
             for setting in settings
         }
@@ -274,7 +272,7 @@ def _score(
     done: Evaluation,
     features: ImageFeatures,
     settings: Sequence[Setting],
-    banks: Mapping[Method, TextBank],
+    banks: Mapping[Method, TextFeatures],
     num_workers: int,
     update: Callable[[int], object],
 ) -> dict[Setting, Right]:

@@ -35,8 +35,8 @@ from crossalign.evaluation.transductive import Transduced, score_together
 from crossalign.features.pipeline import ImageFeatures, Progress, ShardWork, image_features, silent, text_features
 from crossalign.images.crops import Decoder, ViewRecipe
 from crossalign.methods.alignment import Form
-from crossalign.methods.registry import Method
-from crossalign.methods.scoring import text_bank
+from crossalign.methods.method import Method, ScoreConfig
+from crossalign.methods.scoring import text_features_of
 from crossalign.store.shards import ShardFolder, Store
 from crossalign.text.descriptions import Descriptions
 from crossalign.text.prompts import PromptInputs, prompt_inputs
@@ -117,7 +117,7 @@ class Evaluation:
         comparisons: each method against clip, and the best against the runner-up; see `statistics.paper_pairs`.
         budget: the most prompts a class kept, or None for all of them.
         decoder: what unpacked JPEGs.
-        transductive: one a method that has scores for it, if it was asked for.
+        transductive: one per transductive method, if any was asked for.
     """
 
     dataset: ImageDataset
@@ -205,7 +205,7 @@ def evaluate(
     calibration: bool = False,
     budget: int | None = None,
     decoder: Decoder = "pil",
-    transductive: bool = False,
+    transductive: Sequence[Method] = (),
     num_workers: int = 2,
     executor: Executor | None = None,
     progress: Progress = silent,
@@ -226,25 +226,29 @@ def evaluate(
         calibration: also measure how far the probabilities of each method's first run can be believed.
         budget: the most prompts that each class keeps, the same for all methods; see `prompts.within_budget`.
         decoder: what unpacks JPEGs; "nvjpeg" does it on a CUDA GPU, to features of its own.
-        transductive: also judge the pictures all together, by TransCLIP, on the scores of methods with the matcher "mean".
+        transductive: methods that classify all images together.
         num_workers: threads that decode and cut, and later score.
         executor: encodes and scores elsewhere; by default this process does.
         progress: shown while pictures are encoded.
 
     Raises:
         InputError: a picture cannot be read, a class has no description, a method lacks what it needs, no method looks
-            at the crops of fresh seeds or has scores for TransCLIP, or there are too few pictures to fit a temperature.
+            at the crops of fresh seeds, or there are too few pictures to fit a temperature.
     """
     store = store or Store()
-    recipe = ViewRecipe(config.views if any(m.cross for m in methods) else 0, config.crop_scale, seed, decoder)
-    _check_asked(methods, len(dataset.paths), fresh_seeds, calibration, transductive)
+    recipe = ViewRecipe(config.views if any(m.uses_views for m in methods) else 0, config.crop_scale, seed, decoder)
+    _check_asked(methods, len(dataset.paths), fresh_seeds, calibration)
     done = Evaluation(dataset, encoder, config, seed, tuple(d.source for d in descriptions), budget=budget, decoder=decoder)
     inputs = dataset_prompts(dataset, config, descriptions, seed=seed, allow_missing=allow_missing)
+    score_config = ScoreConfig(config.image_scale, config.text_scale, form, encoder.logit_scale)
     with _timed(done, "texts"):
-        banks = [
-            text_bank(method, inputs, lambda texts: text_features(texts, encoder, store), config.text_scale, budget=budget)
-            for method in methods
-        ]
+        banks, of_sets = (
+            [
+                text_features_of(m, inputs, lambda texts: text_features(texts, encoder, store), score_config, budget=budget)
+                for m in some
+            ]
+            for some in (methods, transductive)
+        )
     labels = torch.tensor(dataset.labels)
     scored: dict[str, list[Scored]] = {method.name: [] for method in methods}
     by_seed: list[ImageFeatures] = []
@@ -264,7 +268,7 @@ def evaluate(
         done.encoded += features.encoded
         done.kept += features.images - features.encoded
         # What looks at the whole image alone sees the same under every seed.
-        moved = [(m, bank) for m, bank in zip(methods, banks, strict=True) if recipe.seed == seed or m.cross]
+        moved = [(m, bank) for m, bank in zip(methods, banks, strict=True) if recipe.seed == seed or m.uses_views]
         with _timed(done, "scoring"), progress(features.images, "pictures scored") as bar:
             scorer = Scorer(
                 moved,
@@ -284,28 +288,17 @@ def evaluate(
     pairs = paper_pairs({result.method: float(result.right.mean()) for result in done.results})
     done.comparisons = compare({result.method: result.right for result in done.results}, pairs)
     if transductive:
-        means = [(m, bank) for m, bank in zip(methods, banks, strict=True) if m.matcher == "mean"]
+        together = list(zip(transductive, of_sets, strict=True))
         with _timed(done, "transduction"):
-            done.transductive = score_together(
-                by_seed[0],
-                means,
-                labels,
-                image_scale=config.image_scale,
-                form=form,
-                logit_scale=encoder.logit_scale,
-                num_workers=num_workers,
-                progress=progress,
-            )
+            done.transductive = score_together(by_seed[0], together, labels, score_config, progress=progress)
     return done
 
 
-def _check_asked(methods: Sequence[Method], pictures: int, fresh_seeds: int, calibration: bool, transductive: bool) -> None:
+def _check_asked(methods: Sequence[Method], pictures: int, fresh_seeds: int, calibration: bool) -> None:
     """Refuse what the methods or the pictures have nothing for."""
     names = ", ".join(method.name for method in methods)
-    if fresh_seeds > 1 and not any(method.cross for method in methods):
+    if fresh_seeds > 1 and not any(method.uses_views for method in methods):
         raise InputError(f"no method of {names} looks at crops, so fresh seeds change nothing; add wca, or ask for one seed")
-    if transductive and not any(method.matcher == "mean" for method in methods):
-        raise InputError(f"no method of {names} scores by a mean, as the transductive one needs; add clip, or leave it out")
     if calibration and pictures < 2:
         raise InputError("a temperature is fitted on one half and measured on the other; give two or more pictures")
 

@@ -14,7 +14,7 @@ from crossalign.errors import InputError
 from crossalign.evaluation.statistics import FACTORS
 from crossalign.features.pipeline import ordered_map
 from crossalign.methods.alignment import Form
-from crossalign.methods.registry import Method, TextBank
+from crossalign.methods.method import Method, ScoreConfig, TextFeatures
 from crossalign.methods.scoring import class_scores
 
 PICTURES_AT_ONCE = 64
@@ -44,7 +44,7 @@ class Scorer:
         calibration: keep what it needs, too.
     """
 
-    methods: Sequence[tuple[Method, TextBank]]
+    methods: Sequence[tuple[Method, TextFeatures]]
     image_scale: float
     form: Form
     draws: Tensor
@@ -68,10 +68,8 @@ class Scorer:
                 bank,
                 whole,
                 views,
-                image_scale=self.image_scale,
-                form=self.form,
-                draws=self.draws,
-                logit_scale=self.logit_scale,
+                ScoreConfig(self.image_scale, form=self.form, logit_scale=self.logit_scale),
+                self.draws,
             )
             scores = scores if scores.dim() == 3 else scores[:, None]
             sketch = calibration_sketch(scores[:, 0] * self.logit_scale, labels) if self.calibration else None

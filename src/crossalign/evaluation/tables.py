@@ -26,11 +26,11 @@ BEHIND = {
 MARKS = {"markdown": ("**", "**", "†"), "latex": ("\ue000", "\ue001", "\ue002"), "csv": ("", "", "")}
 """What stands before and behind the best, and behind what differs significantly from clip."""
 TOGETHER = (
-    "Transductive, by TransCLIP on a method's scores: each picture was judged with all others of the set in view, so these "
-    "rows are not comparable with the table above; the pictures are no independent trials, so there are no intervals. The "
-    "inductive scores, those it took, use each view once and are not re-drawn."
+    "Transductive: each image was classified together with all others of the set, so these rows are not comparable with "
+    "the table above; the images are no independent trials, so there are no intervals. The inductive accuracy is that of "
+    "the global view and the same texts, each image on its own."
 )
-"""What a table of TransCLIP is, since it must not be taken for one of methods that judge each picture on its own."""
+"""Says what a table of transductive methods is, so that nobody compares it with the one above."""
 LATEX = {"\ue000": r"\textbf{", "\ue001": "}", "\ue002": r"$^\dagger$"}
 """LaTeX's own marks would be escaped with the rest of their cells; these take the places of characters that no name has."""
 
@@ -84,7 +84,7 @@ def results_table(results: Iterable[Mapping[str, Any]], format: str = "markdown"
 
 
 def transductive_table(result: Mapping[str, Any]) -> str:
-    """Say what TransCLIP's rows are, and lay them out in a table of their own; empty if the results file has none."""
+    """Say what transductive rows are, and lay them out in a table of their own; empty if the results file has none."""
     rows = result.get("transductive", [])
     if not rows:
         return ""
@@ -92,8 +92,8 @@ def transductive_table(result: Mapping[str, Any]) -> str:
         [
             row["method"],
             f"{row['top1']:.2f}",
-            f"{row['base_top1']:.2f}",
-            f"{row['top1'] - row['base_top1']:+.2f}",
+            f"{row['inductive_top1']:.2f}",
+            f"{row['top1'] - row['inductive_top1']:+.2f}",
             str(row["n"]),
         ]
         for row in rows
