@@ -250,9 +250,7 @@ def pick_method(name: str) -> Method:
         raise InputError("one method is needed, but 'all' was given; name one of `crossalign methods`")
     (method,) = pick_methods([name])
     if method.transductive:
-        raise InputError(
-            f"method {name} classifies all images of a set together; use `evaluate` for it, or take wca"
-        )
+        raise InputError(f"method {name} classifies all images of a set together; use `evaluate` for it, or take wca")
     if method.own_views:
         raise InputError(f"method {name} is defined by views of its own; use `evaluate` for it, or take wca")
     return method

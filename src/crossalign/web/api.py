@@ -36,7 +36,7 @@ from crossalign.web.label_sets import Question
 Pictures = list[tuple[str, BinaryIO]]
 MOST = 1_000_000
 """No question makes sense of a larger number, and tensors cannot count as far as JSON."""
-METHOD_NAMES = [method.name for method in METHODS.values() if method.single_image]
+METHOD_NAMES: list[Any] = [method.name for method in METHODS.values() if method.single_image]
 Body = TypeVar("Body", bound=BaseModel)
 
 
@@ -60,9 +60,7 @@ class Asked(BaseModel):
     descriptions: dict[str, list[str]] | None = Field(
         None, description="For every label some texts; without any, hand-written templates stand in."
     )
-    method: str = Field(
-        "wca", json_schema_extra={"enum": METHOD_NAMES}
-    )
+    method: str = Field("wca", json_schema_extra={"enum": METHOD_NAMES})
     domain: str = Field("", description='What kind of thing all labels are, such as "pet".')
     views: Views | None = Field(None, description="Local views a picture, by default 60; adaptive: what its answer takes.")
     top_k: int = Field(3, ge=1, le=MOST, description="How many labels each picture gets.")
