@@ -4,9 +4,9 @@
     python benchmarks/fidelity.py --oracles ../shared/data/oracles \\
         --released ../shared/data/released --descriptions ../shared/data/descriptions --output docs/fidelity.md
 
-An oracle folder holds cliplike/, edge/ and boxes/, as tests/oracles does: numbers that the programs gave on made-up inputs. A
-folder of released prompts holds DATASET.json, {"prompts": {row: [[class name, [prompt, ...]], ...]}}, of WCA's program. The exit
-code is 1 if anything differs by more than its tolerance.
+An oracle folder holds cliplike/, edge/ and boxes/, as tests/oracles does: numbers that the programs gave on made-up
+inputs. A folder of released prompts holds DATASET.json, {"prompts": {row: [[class name, [prompt, ...]], ...]}}, of WCA's
+program. The exit code is 1 if anything differs by more than its tolerance.
 """
 
 from __future__ import annotations

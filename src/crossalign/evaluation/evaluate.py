@@ -39,7 +39,7 @@ from crossalign.features.pipeline import ImageFeatures, Progress, ShardWork, ima
 from crossalign.images.crops import Recipe
 from crossalign.methods.alignment import Form
 from crossalign.methods.method import Method, ScoreConfig, TextFeatures
-from crossalign.methods.scoring import encode_prompts
+from crossalign.methods.scoring import text_features_of
 from crossalign.store.shards import ShardFolder, Store
 from crossalign.text.descriptions import Descriptions
 from crossalign.text.prompts import PromptInputs, prompt_inputs
@@ -256,7 +256,7 @@ def evaluate(
 
     def texts_of(row: Row) -> TextFeatures:
         encode = partial(text_features, encoder=encoder, store=store)
-        return encode_prompts(row.method, inputs, encode, config.text_scale, budget=budget)
+        return text_features_of(row.method, inputs, encode, score_config, budget=budget)
 
     with _timed(done, "texts"):
         texts = {row.method: texts_of(row) for row in [*rows, *together]}

@@ -27,7 +27,8 @@ MARKS = {"markdown": ("**", "**", "†"), "latex": ("\ue000", "\ue001", "\ue002"
 """What stands before and behind the best, and behind what differs significantly from clip."""
 TOGETHER = (
     "Transductive methods: each image was judged with all others of the set in view, so these rows are not comparable with "
-    "the table of methods that judge each image on its own; the images are no independent trials, so there are no intervals."
+    "the table of methods that judge each image on its own; the images are no independent trials, so there are no "
+    "intervals. The inductive accuracy is that of the global view and the same texts, each image on its own."
 )
 """What a table of transductive methods is, since it must not be taken for one of the others."""
 LATEX = {"\ue000": r"\textbf{", "\ue001": "}", "\ue002": r"$^\dagger$"}
@@ -92,7 +93,7 @@ def transductive_table(results: Iterable[Mapping[str, Any]], format: str = "mark
         results: contents of results files.
         format: "markdown", "csv" or "latex"; in Markdown a paragraph says what these rows are.
     """
-    names = ["dataset", "encoder", "method", "prompts", "top-1 %", "n"]
+    names = ["dataset", "encoder", "method", "prompts", "top-1 %", "inductive top-1 %", "n"]
     cells = [
         [
             result["dataset"]["name"],
@@ -100,6 +101,7 @@ def transductive_table(results: Iterable[Mapping[str, Any]], format: str = "mark
             row["method"],
             _prompts(row["saw"]),
             f"{row['top1']:.2f}",
+            f"{row['inductive_top1']:.2f}",
             str(row["n"]),
         ]
         for result in results

@@ -12,6 +12,7 @@ from torch import Tensor
 from crossalign.evaluation.protocols import Row, Saw
 from crossalign.evaluation.ranks import true_ranks
 from crossalign.features.pipeline import ImageFeatures, Progress, silent
+from crossalign.methods import alignment
 from crossalign.methods.method import ScoreConfig, TextFeatures
 from crossalign.methods.scoring import class_scores
 
@@ -23,12 +24,14 @@ class Transduced:
     Attributes:
         method: its name.
         top1: accuracy in percent.
+        inductive_top1: accuracy of the cosine of each global view with the class embeddings of the same texts, in percent.
         n: images.
         saw: its views and texts.
     """
 
     method: str
     top1: float
+    inductive_top1: float
     n: int
     saw: Saw
 
@@ -59,11 +62,15 @@ def score_together(
         InputError: a score is not finite.
     """
     x0 = F.normalize(torch.cat([whole for _, whole, _ in features]).float(), dim=1)
+
+    def top1(scores: Tensor) -> float:
+        return 100 * float((true_ranks(scores[:, None], labels) == 0).double().mean())
+
     results = []
     with progress(len(rows), "transductive methods") as bar:
         for row, texts in rows:
             scores = class_scores(row.method, texts, x0, x0.new_empty(len(x0), 0, x0.shape[1]), config)
-            right = (true_ranks(scores[:, None], labels) == 0).double().mean()
-            results.append(Transduced(row.method.name, 100 * float(right), len(x0), row.saw(texts)))
+            inductive = alignment.scores(x0, texts.pooled)
+            results.append(Transduced(row.method.name, top1(scores), top1(inductive), len(x0), row.saw(texts)))
             bar.update(1)
     return results

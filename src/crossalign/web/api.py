@@ -36,6 +36,7 @@ from crossalign.web.label_sets import Question
 Pictures = list[tuple[str, BinaryIO]]
 MOST = 1_000_000
 """No question makes sense of a larger number, and tensors cannot count as far as JSON."""
+METHOD_NAMES = [method.name for method in METHODS.values() if method.single_image]
 Body = TypeVar("Body", bound=BaseModel)
 
 
@@ -59,7 +60,7 @@ class Asked(BaseModel):
     descriptions: dict[str, list[str]] | None = Field(
         None, description="For every label some texts; without any, hand-written templates stand in."
     )
-    method: str = Field("wca", json_schema_extra={"enum": list(METHODS)})
+    method: str = Field("wca", json_schema_extra={"enum": METHOD_NAMES})
     domain: str = Field("", description='What kind of thing all labels are, such as "pet".')
     views: Views | None = Field(None, description="Local views a picture, by default 60; adaptive: what its answer takes.")
     top_k: int = Field(3, ge=1, le=MOST, description="How many labels each picture gets.")
@@ -146,7 +147,11 @@ MULTIPART = {
         "images": {"type": "array", "items": {"type": "string", "format": "binary"}, "minItems": 1},
         "labels": {"type": "string", "description": "Comma separated; commas inside double quotes do not split."},
         "descriptions": {"type": "string", "description": "JSON: {label: [text]}."},
-        "method": {"type": "string", "enum": list(METHODS), "default": "wca"},
+        "method": {
+            "type": "string",
+            "enum": METHOD_NAMES,
+            "default": "wca",
+        },
         "domain": {"type": "string"},
         "views": {"anyOf": [{"type": "integer", "minimum": 1, "maximum": MOST}, {"const": "adaptive"}]},
         "top_k": {"type": "integer", "minimum": 1, "maximum": MOST, "default": 3},
