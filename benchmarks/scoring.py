@@ -27,7 +27,8 @@ from tabulate import tabulate
 from torch import Tensor
 
 from crossalign.datasets.configs import load_config
-from crossalign.evaluation.ranks import Scorer, score_shards, view_draws
+from crossalign.evaluation.protocols import plan
+from crossalign.evaluation.ranks import Scorer, score_shards
 from crossalign.features.pipeline import ImageFeatures, images_a_shard
 from crossalign.methods.method import Method, ScoreConfig, TextFeatures
 from crossalign.methods.registry import pick_methods
@@ -106,14 +107,11 @@ def main() -> None:
         shards = Store(folder).open({"kind": "views", "random": True})
         features = write_features(shards, options.images, options.views, options.width)
         methods = with_texts(options.methods.split(","), options.classes, options.width)
-        scorer = Scorer(
-            methods,
-            image_scale=config.image_scale,
-            form="released",
-            draws=view_draws(config, seed=0),
-            logit_scale=ScoreConfig.logit_scale,
-        )
-        score = partial(score_shards, scorer=scorer, labels=torch.arange(options.images) % options.classes)
+        labels = torch.arange(options.images) % options.classes
+        rows = plan([method for method, _ in methods], config, "shared", 0)
+        texts = [of_method for _, of_method in methods]
+        scorer = Scorer(list(zip(rows, texts, strict=True)), ScoreConfig(), 0, labels, range(options.images))
+        score = partial(score_shards, scorer=scorer)
         start = time.perf_counter()
         score(features, num_workers=options.workers)
         seconds = time.perf_counter() - start

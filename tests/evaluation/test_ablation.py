@@ -288,10 +288,10 @@ def test_the_command_line_writes_tables_and_figures(folder, tmp_path):
     )
     assert codes == [0, 0, 0], errors
     assert "| view weights alone " in texts[0]
-    assert "8 pictures encoded now, 0 kept before" in errors[0]
+    assert "8 images encoded now, 0 cached before" in errors[0]
     assert (tmp_path / "a.md").read_text().startswith(texts[0].rstrip())
     assert Image.open(tmp_path / "a.png").format == "PNG"
-    assert "0 pictures encoded now, 4 kept before" in errors[1]
+    assert "0 images encoded now, 4 cached before" in errors[1]
     assert "left out, since they take as many prompts for each class: autoclip+shuffled" in errors[1]
     content = json.loads((tmp_path / "c.json").read_text())
     assert content["budget"] == {"views": 2, "sentences": 1}
@@ -314,7 +314,7 @@ def test_some_axes_take_the_features_that_are_there(dataset, builtin, config, de
         descriptions=descriptions,
         store=store,
     )
-    assert (again.done.encoded, again.done.kept) == (0, len(dataset.paths))
+    assert (again.done.encoded, again.done.cached) == (0, len(dataset.paths))
     assert again.full == replace(found.full, crop_scale=SCALES[1])
     assert again.controls == []
     before = {cell.setting: cell.top1 for cell in found.cells}

@@ -66,7 +66,7 @@ def read_crop_scale(text: str, config: Config) -> tuple[float, float]:
     from crossalign.datasets.configs import check_crop_scale
 
     if text in ("released", "written"):
-        return (0.1, 0.9) if text == "released" else config.crop_scale_written
+        return config.crop_scale if text == "released" else config.crop_scale_written
     try:
         low, high = (float(part) for part in text.split(","))
     except ValueError:

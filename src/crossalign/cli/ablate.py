@@ -101,7 +101,7 @@ def command(**options: Any) -> None:
         write_whole(drawing, figure_bytes(ablation_figure(found), drawing.suffix[1:].lower()))
     click.echo(ablation_text(found))
     stages = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in found.done.timing.items())
-    click.echo(f"{stages}; {found.done.encoded} pictures encoded now, {found.done.kept} kept before", err=True)
+    click.echo(f"{stages}; {found.done.encoded} images encoded now, {found.done.cached} cached before", err=True)
 
 
 def _file(path: str | None, option: str, formats: tuple[str, ...]) -> Path | None:

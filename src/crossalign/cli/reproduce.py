@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 @click.option("--allow-missing", is_flag=True, help="The prompt stands for a class that --descriptions lack.")
 @click.option("--output", default="reproduction", show_default=True, type=click.Path(), help="Folder of the results.")
 @click.option("--limit", type=click.IntRange(1), help="Only that many pictures a dataset, spread evenly over it.")
-@click.option("--views", type=click.IntRange(1), help="Local views a picture [default: the configs'].")
-@click.option("--runs", type=click.IntRange(1), help="How often wca re-draws its views [default: the configs'].")
 @common.seed_option
 @common.workers_option
 @common.device_option
@@ -95,7 +93,7 @@ def _cells(options: dict[str, Any]) -> list[Cell]:
         )
     methods = [method.name for method in pick_methods(_words(options["methods"]))] if options["methods"] else ()
     configs = [load_config(name) for name in known if name in names]
-    return plan(tables, configs, options["encoders"], methods, views=options["views"], runs=options["runs"])
+    return plan(tables, configs, options["encoders"], methods)
 
 
 def _words(text: str) -> list[str]:

@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from itertools import product
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from crossalign.datasets import ImageDataset
 from crossalign.datasets.configs import Config
 from crossalign.encoders import Encoder
 from crossalign.errors import InputError
 from crossalign.evaluation.evaluate import Evaluation, dataset_prompts
-from crossalign.evaluation.ranks import Scorer
+from crossalign.evaluation.protocols import Row
+from crossalign.evaluation.ranks import Scorer, score_shards
 from crossalign.evaluation.statistics import Comparison, compare, wilson_interval
-from crossalign.features.pipeline import ImageFeatures, Progress, image_features, ordered_map, silent, text_features
+from crossalign.features.pipeline import Progress, image_features, silent, text_features
 from crossalign.images.crops import ViewRecipe
 from crossalign.methods.alignment import FORMS, Form
-from crossalign.methods.method import Method, ScoreConfig, TextFeatures, WeightedMean
+from crossalign.methods.method import Method, ScoreConfig, WeightedMean
 from crossalign.methods.registry import METHODS, pick_method, uniform_weights, with_prompts
 from crossalign.methods.scoring import text_features_of
 from crossalign.store.shards import Store
@@ -237,67 +238,38 @@ def ablate(
     done = Evaluation(dataset, encoder, config, seed, tuple(d.source for d in descriptions))
     score_config = ScoreConfig(config.image_scale, config.text_scale, form, encoder.logit_scale)
     with _timed(done, "texts"):
-        banks = {
+        texts = {
             setting.of_method(): text_features_of(
-                setting.of_method(), inputs, lambda texts: text_features(texts, encoder, store), score_config
+                setting.of_method(), inputs, partial(text_features, encoder=encoder, store=store), score_config
             )
             for setting in settings
         }
     right: dict[Setting, Right] = {}
     for scale in dict.fromkeys(setting.crop_scale for setting in settings):
+        recipe = ViewRecipe(config.views, scale, seed)
         with _timed(done, "views"):
-            features = image_features(
-                dataset,
-                encoder,
-                ViewRecipe(config.views, scale, seed),
-                store,
-                num_workers=num_workers,
-                progress=progress,
-            )
+            features = image_features(dataset, encoder, recipe, store, num_workers=num_workers, progress=progress)
         done.encoded += features.encoded
-        done.kept += features.images - features.encoded
+        done.cached += features.images - features.encoded
         of_scale = [setting for setting in settings if setting.crop_scale == scale]
-        with _timed(done, "scoring"), progress(features.images, "pictures scored") as bar:
-            right |= _score(done, features, of_scale, banks, num_workers, bar.update)
+        forms = dict.fromkeys(setting.form for setting in of_scale)
+        with _timed(done, "scoring"), progress(features.images * len(forms), "images scored") as bar:
+            for each in forms:
+                alike = [setting for setting in of_scale if setting.form == each]
+                # Without resampled runs each view is used once; n views are the first of the longest list.
+                rows = [Row(setting.of_method(), replace(recipe, count=setting.views)) for setting in alike]
+                scorer = Scorer(
+                    [(row, texts[row.method]) for row in rows],
+                    replace(score_config, form=each),
+                    seed,
+                    torch.tensor(dataset.labels),
+                    dataset.indices,
+                )
+                scored = score_shards(features, scorer, num_workers=num_workers, update=bar.update)
+                right |= {s: (of.ranks[:, 0] < 1).numpy() for s, of in zip(alike, scored, strict=True)}
     found = _compared(full, right)
     cells = {setting: Cell(setting, hits, found.get(setting)) for setting, hits in right.items()}
     return Ablation(done, full, [cells[setting] for setting in grid], [cells[setting] for setting in controls])
-
-
-def _score(
-    done: Evaluation,
-    features: ImageFeatures,
-    settings: Sequence[Setting],
-    banks: Mapping[Method, TextFeatures],
-    num_workers: int,
-    update: Callable[[int], object],
-) -> dict[Setting, Right]:
-    """Score settings of one crop scale, whose views are the first of the same list."""
-    labels = torch.tensor(done.dataset.labels)
-    alike: dict[tuple[int, Form], list[Setting]] = {}
-    for setting in settings:
-        alike.setdefault((setting.views, setting.form), []).append(setting)
-
-    def score_all(shard: tuple[slice, Tensor, Tensor]) -> dict[Setting, Right]:
-        rows, whole, views = shard
-        found: dict[Setting, Right] = {}
-        for (count, form), some in alike.items():
-            score = Scorer(
-                [(setting.of_method(), banks[setting.of_method()]) for setting in some],
-                image_scale=done.config.image_scale,
-                form=form,
-                draws=torch.ones(1, count),
-                logit_scale=done.encoder.logit_scale,
-            )
-            scored = score(whole, views[:, :count], labels[rows])
-            found |= {setting: (of.ranks[:, 0] < 1).numpy() for setting, of in zip(some, scored, strict=True)}
-        return found
-
-    parts = []
-    for part in ordered_map(score_all, features, num_workers, ahead=num_workers + 1):
-        parts.append(part)
-        update(len(part[settings[0]]))
-    return {setting: np.concatenate([part[setting] for part in parts]) for setting in settings}
 
 
 def _compared(full: Setting, right: Mapping[Setting, Right]) -> dict[Setting, Comparison]:

@@ -127,11 +127,23 @@ class ViewRecipe:
     def __post_init__(self) -> None:
         check_crop_scale(self.crop_scale)
         _check_counts(self.count, self.seed)
+        if not 0 < self.max_iou <= 1:
+            raise InputError(f"max_iou is {self.max_iou:g}, but must be above 0 and at most 1")
 
     @property
     def key(self) -> dict[str, Any]:
         """What the features depend on."""
         return {"kind": "squares"} | asdict(self)
+
+    @property
+    def varies(self) -> bool:
+        """Whether images may have different numbers of views."""
+        return self.max_iou < 1
+
+    def __str__(self) -> str:
+        """Say in words which views these are."""
+        chosen = f" of {self.candidates}, IoU <= {self.max_iou:g}" if self.max_iou < 1 else ""
+        return f"{self.count} squares {self.crop_scale[0]:g} to {self.crop_scale[1]:g}{chosen}"
 
     def views(self, height: int, width: int, index: int = 0) -> Views:
         """Place the views of image number `index`."""
@@ -175,6 +187,8 @@ class ResizedCropRecipe:
 
     interpolation = "bilinear"
     """As in the authors' programs, whatever the encoder's own is."""
+    varies = False
+    """All images have `count` views."""
 
     def __post_init__(self) -> None:
         _check_counts(self.count, self.seed)
@@ -183,6 +197,10 @@ class ResizedCropRecipe:
     def key(self) -> dict[str, Any]:
         """What the features depend on."""
         return {"kind": "resized-crops"} | asdict(self)
+
+    def __str__(self) -> str:
+        """Say in words which views these are."""
+        return f"{self.count} random resized crops"
 
     def views(self, height: int, width: int, index: int = 0) -> Views:
         """Place the views of image number `index`; those of a shorter list begin a longer one."""

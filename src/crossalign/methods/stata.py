@@ -25,6 +25,8 @@ from crossalign.methods.transclip import (
 
 ALPHA = 1.0
 """How many images' worth the texts count in the statistics of a class."""
+LEAST_VARIANCE = 1e-10
+"""Below it, rounding is all that a sum of squared differences holds; the program divides by such numbers, even by zero."""
 PROGRAM_CHUNK = 2500
 """Images in a chunk of the program's first covariance."""
 
@@ -107,6 +109,7 @@ def log_likelihoods(features: Tensor, model: ClassModel) -> Tensor:
     # Gaussians can be moved together; around the mean, the squares cancel least.
     centre = features.mean(0)
     features, means = features - centre, model.means - centre
-    scaled = means / model.variances
-    constant = (means * scaled + model.variances.log()).sum(1)
-    return torch.addmm(features.square() @ (1 / model.variances).T + constant, features, scaled.T, beta=-0.5)
+    variances = model.variances.clamp(min=LEAST_VARIANCE)
+    scaled = means / variances
+    constant = (means * scaled + variances.log()).sum(1)
+    return torch.addmm(features.square() @ (1 / variances).T + constant, features, scaled.T, beta=-0.5)

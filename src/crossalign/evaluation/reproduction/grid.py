@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from crossalign.datasets.configs import TREE_FIELDS, Config
 from crossalign.encoders import Encoder, load_encoder
 from crossalign.errors import InputError
 from crossalign.evaluation.evaluate import evaluate
+from crossalign.evaluation.protocols import Protocol
 from crossalign.evaluation.reproduction import sources
 from crossalign.evaluation.reproduction.published import PublishedTable
 from crossalign.evaluation.tables import read_results
@@ -27,7 +28,8 @@ from crossalign.store.shards import Store
 from crossalign.text.descriptions import Descriptions
 
 FORM: Form = "released"
-"""The form of the score that gave the published figures."""
+PROTOCOL: Protocol = "released"
+"""The form of the score, and what the methods saw, of the programs that gave the published figures."""
 
 
 @dataclass(frozen=True)
@@ -158,6 +160,7 @@ def _measure(
         cell.config,
         pick_methods(cell.methods),
         descriptions=descriptions,
+        protocol=PROTOCOL,
         store=Store(settings.store),
         seed=settings.seed,
         form=FORM,
@@ -203,6 +206,7 @@ def _made_of(
         "allow_missing": settings.allow_missing,
         "seed": settings.seed,
         "form": FORM,
+        "protocol": PROTOCOL,
     }
     plain: dict[str, Any] = json.loads(json.dumps(facts))
     return plain
@@ -217,9 +221,6 @@ def plan(
     configs: Sequence[Config],
     encoders: Sequence[str] = (),
     methods: Sequence[str] = (),
-    *,
-    views: int | None = None,
-    runs: int | None = None,
 ) -> list[Cell]:
     """List the cells, table by table.
 
@@ -228,13 +229,9 @@ def plan(
         configs: of datasets; each belongs to the table that prints it.
         encoders: specs; the table's own if there are none.
         methods: names; the table's own if there are none.
-        views: a picture, instead of the config's; as many are drawn a run.
-        runs: instead of the config's.
     """
-    changes: dict[str, Any] = {"views": views, "sampled_views": views, "runs": runs}
-    changes = {key: value for key, value in changes.items() if value is not None}
     return [
-        Cell(table, replace(config, **changes), spec, tuple(methods or table.methods))
+        Cell(table, config, spec, tuple(methods or table.methods))
         for table in tables
         for config in configs
         if config.name in table.pictures
