@@ -118,7 +118,7 @@ OPTIONS = {
     "zero": {"gamma": 0.6},
     "mta": {"rho": 0.9, "lambda": 1.0, "lambda_y": 1.0},
     "cgbc": {"lambda_threshold": 0.5},
-    "stata": {"alpha": 20.0},
+    "stata": {"alpha": 20.0, "soft_beta": 1.0},
     "carprt": {"temperature": 0.1},
 }
 
@@ -171,6 +171,7 @@ def test_each_option_changes_the_scores_and_the_papers_value_none(name):
         ("awt:epsilon=nan", r"epsilon of awt is 'nan', but must be a number of at least 0\.025$"),
         ("awt:epsilon=0.02", r"epsilon of awt is '0\.02', but must be a number of at least 0\.025$"),
         ("lazsl:transported=0.5", "transported of lazsl is '0.5', but must be a number of at least 1$"),
+        ("stata:soft_beta=2", "soft_beta of stata is '2', but must be a number of at least 0 and at most 1$"),
         ("awtt:epsilon=1", "unknown method awtt, did you mean awt"),
     ],
 )

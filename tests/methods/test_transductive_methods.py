@@ -94,14 +94,14 @@ def loop_transclip(f, t):
     return z
 
 
-def loop_stata(f, t, alpha=1.0):
+def loop_stata(f, t, alpha=1.0, soft_beta=False):
     images, classes, dims = range(len(f)), range(len(t)), range(len(f[0]))
     y, w = [softmax([SCALE * dot(x, text) for text in t]) for x in f], neighbours(f)
     first = [sum(y[i][c] * (f[i][d] - t[c][d]) ** 2 for i in images for c in classes) / len(f) for d in dims]
     means, variances, z = t, [first] * len(t), y
     for turn in range(11):
         if turn:
-            counts = [sum(max(classes, key=lambda c: row[c]) == k for row in z) for k in classes]
+            counts = [sum(row[k] if soft_beta else max(classes, key=row.__getitem__) == k for row in z) for k in classes]
             beta = [n / (alpha + n) for n in counts]
             pooled = [unit([sum(z[i][c] * f[i][d] for i in images) for d in dims]) for c in classes]
             means = [unit([beta[c] * pooled[c][d] + (1 - beta[c]) * t[c][d] for d in dims]) for c in classes]
@@ -155,10 +155,11 @@ def test_assignments_equal_the_loop(name, loop, seed, count, labels):
     assert (z - (SCALE * features @ texts[:, 0].T).softmax(1)).abs().max() > 2e-3
 
 
-def test_statas_alpha_equals_the_loop():
+@pytest.mark.parametrize("options", [{"alpha": 7.0}, {"soft_beta": 1.0}], ids=str)
+def test_statas_options_equal_the_loop(options):
     features, texts = problem(3)
-    expected = torch.tensor(loop_stata(features.double().tolist(), texts[:, 0].double().tolist(), alpha=7.0))
-    torch.testing.assert_close(scores_of("stata", features, texts, alpha=7.0), expected, atol=2e-5, rtol=0)
+    expected = torch.tensor(loop_stata(features.double().tolist(), texts[:, 0].double().tolist(), **options))
+    torch.testing.assert_close(scores_of("stata", features, texts, **options), expected, atol=2e-5, rtol=0)
 
 
 @pytest.mark.parametrize("options", [{}, {"temperature": 0.2}], ids=str)
