@@ -336,8 +336,9 @@ def dataset_prompts(
     *,
     seed: int = 0,
     allow_missing: bool = False,
+    as_published: bool = False,
 ) -> PromptInputs:
-    """Gather what prompts are made of for a dataset's classes; arguments and errors as in `evaluate`."""
+    """Gather what prompts are made of for a dataset's classes; arguments and errors as for `prompt_inputs`."""
     return prompt_inputs(
         dataset.class_names,
         dataset.aliases,
@@ -346,6 +347,8 @@ def dataset_prompts(
         domain=config.domain,
         seed=seed,
         allow_missing=allow_missing,
+        as_published=as_published,
+        descriptor_names=dataset.descriptor_names,
     )
 
 
