@@ -17,9 +17,7 @@ def normalise_name(name: str) -> str:
     return " ".join("".join(kept).split())
 
 
-def match_names(
-    entries: Iterable[str], names: Sequence[str], aliases: Sequence[Sequence[str]] = ()
-) -> list[str | None]:
+def match_names(entries: Iterable[str], names: Sequence[str], aliases: Sequence[Sequence[str]] = ()) -> list[str | None]:
     """Find the entry of a file that describes each class.
 
     Case, hyphens, underscores and apostrophes do not matter, unless entries differ in nothing else. Where a class goes by
@@ -48,7 +46,7 @@ def match_names(
         return exact.get(name) or loose.get(loose_name(name)) or plain.get(normalise_name(name))
 
     every_name = [(name, *others) for name, others in zip(names, aliases or [()] * len(names), strict=True)]
-    candidates = [list(dict.fromkeys(entry for n in of_class if (entry := entry_of(n)))) for of_class in every_name]
+    candidates = [list(dict.fromkeys(found for n in of_class if (found := entry_of(n)))) for of_class in every_name]
     claims = Counter(entry for of_class in candidates for entry in of_class)
     return [min(of_class, key=claims.__getitem__) if of_class else None for of_class in candidates]
 

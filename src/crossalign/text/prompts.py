@@ -317,7 +317,7 @@ def _by_class(
 ) -> ClassPrompts:
     """Phrase every description of every class; a class without any is left with its one prompt."""
     if texts is None:
-        raise InputError("prompts made of descriptions need descriptions of the classes; give --descriptions FILE.json")
+        raise InputError("prompts made of descriptions need descriptions of the classes; give some")
     phrased = (
         [prompt for text in of_class for prompt in phrase(name, text)]
         for name, of_class in zip(inputs.names, texts, strict=True)

@@ -65,7 +65,9 @@ class Noise:
         return ", ".join(groups)
 
 
-def waffle_prompts(names: Sequence[str], noise: Noise, generator: np.random.RandomState, pairs: int = PAIRS) -> list[list[str]]:
+def waffle_prompts(
+    names: Sequence[str], noise: Noise, generator: np.random.RandomState, pairs: int = PAIRS
+) -> list[list[str]]:
     """Make the same 2 * `pairs` prompts for all classes, in the released program's stream of random numbers.
 
     The program makes every class's prompts, then chooses one class and puts the others' names in the place of its name. It

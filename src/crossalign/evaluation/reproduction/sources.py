@@ -106,11 +106,7 @@ def check_descriptions(given: Sequence[Path], configs: Sequence[Config]) -> None
 
 def _named(path: Path, config: Config) -> list[Path]:
     """List the files that bear a dataset's name, those of WCA's release first."""
-    stems = [
-        stem
-        for name in _file_names(config)
-        for stem in (f"{name}-clip-d", f"{name}-cupl", name)
-    ]
+    stems = [stem for name in _file_names(config) for stem in (f"{name}-clip-d", f"{name}-cupl", name)]
     stems.sort(key=lambda stem: stem in _file_names(config))
     files = [path]
     if path.is_dir():

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import get_args
 
 from crossalign.errors import InputError
 from crossalign.text.descriptions.style import Style as Style
-from crossalign.text.descriptions.style import style_of, tidy_descriptor, tidy_sentence
+from crossalign.text.descriptions.style import says_something, style_of, tidy_descriptor, tidy_sentence
 from crossalign.text.names import match_names, mentions
 from crossalign.text.names import normalise_name as normalise_name
 
@@ -26,13 +26,15 @@ class Descriptions:
     Attributes:
         source: the file's path, or "bundled:NAME".
         style: "descriptors" are fragments to be put behind a class name ("has a flat face", "a seabird"); "sentences"
-            are prompts as they stand, class name included; None if nobody said which, and the texts have to tell.
+            are prompts as they stand, class name included.
         classes: class name to its descriptions, repeats included.
+        guessed: nobody stated the style, so the texts tell it.
     """
 
     source: str
-    style: Style | None
+    style: Style
     classes: Mapping[str, tuple[str, ...]]
+    guessed: bool = False
 
     def match(
         self, names: Sequence[str], aliases: Sequence[Sequence[str]] = (), *, allow_missing: bool = False
@@ -55,25 +57,24 @@ class Descriptions:
         if missing:
             lack = f"{self.source} has no descriptions for {len(missing)} of {len(names)} classes: {', '.join(missing)}"
             if not allow_missing:
-                raise InputError(
-                    f"{lack}; add them to the file or rename the classes (`evaluate` can also do without: --allow-missing)"
-                )
+                raise InputError(f"{lack}; add them to the file, rename the classes, or allow missing ones")
             warnings.warn(f"{lack}; their prompt alone stands for them", stacklevel=2)
         return found
 
     def style_for(self, names: Sequence[str], aliases: Sequence[Sequence[str]] = ()) -> Style:
-        """Give the style that was stated, or tell it by the texts of these classes; see `style_of`."""
-        return self.style or style_of(self._found(names, aliases), self.source)
+        """Give the style that was stated, or tell it by these classes' texts; a warning says where that is unclear."""
+        return style_of(self._found(names, aliases), self.source) if self.guessed else self.style
 
     def tidy(
         self, style: Style, names: Sequence[str], aliases: Sequence[Sequence[str]] = (), *, allow_missing: bool = False
     ) -> list[tuple[str, ...]]:
         """Find the descriptions of each class as `match` does, and tidy them for prompts.
 
-        White space is folded, marks of lists and of bold type are taken out, and descriptors are made to read well behind
-        a name. A warning counts the sentences that do not name their class.
+        White space is folded, marks of lists and of bold type are taken out, as are texts without letters, and descriptors
+        are made to read well behind a name. A warning counts the sentences that do not name their class.
         """
-        matched = self.match(names, aliases, allow_missing=allow_missing)
+        telling = {name: tuple(filter(says_something, texts)) for name, texts in self.classes.items()}
+        matched = replace(self, classes=telling).match(names, aliases, allow_missing=allow_missing)
         called = [every_name for every_name, _ in self._found(names, aliases)]
         if style == "descriptors":
             return [
@@ -112,7 +113,7 @@ def load_descriptions(path: str | Path, style: Style | None = None) -> Descripti
 
     Args:
         path: the file.
-        style: what the texts are, whatever the file states; by default that, or else the texts tell once they are matched.
+        style: what the texts are, whatever the file states; by default what it states, or else what the texts tell.
 
     Raises:
         InputError: the file is missing, is no JSON, or holds something else.
@@ -155,7 +156,9 @@ def parse_descriptions(content: object, source: str, style: Style | None = None)
     if style not in (None, *get_args(Style)):
         raise InputError(f"description style is {style!r}, but must be one of {', '.join(get_args(Style))}")
     if "schema" not in content:
-        return Descriptions(source, style, _classes(content, source))
+        classes = _classes(content, source)
+        own = (((name,), texts) for name, texts in classes.items())
+        return Descriptions(source, style or style_of(own), classes, guessed=style is None)
     if content["schema"] != SCHEMA:
         raise InputError(f"{source} has schema {content['schema']!r}, but this version reads {SCHEMA}; upgrade crossalign")
     classes = _classes(content.get("classes"), source)
@@ -174,5 +177,4 @@ def _classes(content: object, source: str) -> dict[str, tuple[str, ...]]:
     for name, texts in content.items():
         if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
             raise InputError(f"{source} has for {name!r} something else than a list of texts; fix that entry")
-    # A text without letters or digits says nothing.
-    return {name: tuple(text for text in texts if any(map(str.isalnum, text))) for name, texts in content.items()}
+    return {name: tuple(text for text in texts if text.strip()) for name, texts in content.items()}

@@ -12,41 +12,48 @@ from crossalign.text.names import mentions
 Style = Literal["descriptors", "sentences"]
 """Fragments that go behind a class name, or prompts as they stand."""
 
-NAMED_IN_SENTENCES = 0.3
-"""Sentences name their class at least so often: published files of sentences do in 42 to 98 % of their texts."""
-NAMED_IN_FRAGMENTS = 0.1
-"""Fragments name it at most so often: published files of fragments do in 0 to 3 % of theirs."""
+NAMED_BY_SENTENCES = {"stopped": 0.3, "unstopped": 0.9}
+"""The least share of texts that name their class in a file of sentences, if most end in a full stop and if not.
+
+In published files of sentences all texts end in one, and 42 to 98 % name their class.
+"""
+NAMED_BY_FRAGMENTS = {"stopped": 0.1, "unstopped": 0.3}
+"""The greatest share in a file of fragments. In published files hardly any ends in a full stop, and 0 to 3 % name it."""
 
 DescribedClass = tuple[Sequence[str], Sequence[str]]
 """The names of a class and its texts."""
 
 
-def style_of(described: Iterable[DescribedClass], source: str) -> Style:
+def style_of(described: Iterable[DescribedClass], source: str = "") -> Style:
     """Tell sentences from fragments by how many texts name their class.
 
-    Sentences are prompts of their own, so they name what they are about; fragments stand behind the name and don't.
-    Where that is unclear, a warning says what was assumed.
+    Sentences are prompts of their own, so they name what they are about and end in a full stop; fragments stand behind the
+    name and do neither.
 
     Args:
         described: for each class its names and texts.
-        source: names the file in the warning.
+        source: the file that a warning names where that is unclear; without one there is none.
     """
     texts = [(text, names) for names, of_class in described for text in of_class]
     if not texts:
         return "descriptors"
     named = sum(mentions(text, names) for text, names in texts)
-    if named >= NAMED_IN_SENTENCES * len(texts):
+    stopped = 2 * sum(text.rstrip("*_ \n")[-1:] in _STOPS for text, _ in texts) > len(texts)
+    key = "stopped" if stopped else "unstopped"
+    if named >= NAMED_BY_SENTENCES[key] * len(texts):
         return "sentences"
-    whole = sum(_is_whole_sentence(text) for text, _ in texts)
-    if named <= NAMED_IN_FRAGMENTS * len(texts) and 2 * whole <= len(texts):
+    about_others = 2 * sum(_is_whole_sentence(text) for text, _ in texts) > len(texts)
+    few = named <= NAMED_BY_FRAGMENTS[key] * len(texts)
+    if few and not about_others:
         return "descriptors"
-    stopped = sum(text.rstrip()[-1:] in (".", "!", "?") for text, _ in texts)
-    style: Style = "sentences" if named > NAMED_IN_FRAGMENTS * len(texts) and 2 * stopped > len(texts) else "descriptors"
-    taken = "sentences, as they stand" if style == "sentences" else "descriptors, to be put behind the class name"
+    style: Style = "sentences" if stopped and not few else "descriptors"
+    if not source:
+        return style
+    taken = "sentences, that is as they stand" if style == "sentences" else "descriptors, that is put behind the class name"
     warnings.warn(
         f"{source}: {named} of {len(texts)} texts name their class, so it is unclear whether they are sentences or "
-        f"descriptors; they were taken as {taken}. State the description style, sentences or descriptors, to be sure",
-        stacklevel=2,
+        f"descriptors; they are taken as {taken}. State the description style, sentences or descriptors",
+        stacklevel=3,
     )
     return style
 
@@ -55,16 +62,22 @@ def _is_whole_sentence(text: str) -> bool:
     """Tell a sentence about something, "The bill is short.", from "It has a short bill." and "a short bill"."""
     plain = tidy_sentence(text)
     return (
-        plain[-1:] in (".", "!", "?")
+        plain[-1:] in _STOPS
         and re.match(rf"{_PRONOUN}\b", plain, re.IGNORECASE) is None
         and re.search(rf"\w+\s+(?:{_VERB})\b", plain) is not None
     )
 
 
+_STOPS = (".", "!", "?", "。", "！", "？")
 _MARK = r"(?:[-*•·◦▪‣–—#>]+|\(?\d{1,3}[.)]|[a-z]\))"
 _VERB = r"is|are|was|were|has|have|had|can|may|might|could|looks?|appears?|lives?|wears?|shows?|consists?|comes?"
 _PRONOUN = r"(?:it|they|he|she|this|these)"
 _BETWEEN_WORDS = r"[\s_-]+"
+
+
+def says_something(text: str) -> bool:
+    """Tell whether a text has a letter or digit."""
+    return any(map(str.isalnum, text))
 
 
 def tidy_sentence(text: str) -> str:
@@ -111,7 +124,9 @@ def predicate_of(sentence: str, names: Sequence[str]) -> str | None:
 
 def _predicate(text: str, names: Sequence[str], *, named: bool = False) -> str | None:
     """Take off the subject, which is a pronoun, a name or, unless it must be named, left out."""
-    text = re.sub(r"^(it|they|this|that)['’](s|re)\b", lambda m: f"{m[1]} {'is' if m[2] == 's' else 'are'}", text, flags=re.I)
+    text = re.sub(
+        r"^(it|they|this|that)['’](s|re)\b", lambda m: f"{m[1]} {'is' if m[2] == 's' else 'are'}", text, flags=re.I
+    )
     split = [map(re.escape, re.split(_BETWEEN_WORDS, name.strip())) for name in names if name.strip()]
     subjects = [rf"(?:(?:an?|the)\s+)?{_BETWEEN_WORDS.join(words)}" for words in split]
     if not named:
