@@ -36,7 +36,7 @@ from crossalign.web.label_sets import Question
 Pictures = list[tuple[str, BinaryIO]]
 MOST = 1_000_000
 """No question makes sense of a larger number, and tensors cannot count as far as JSON."""
-METHOD_NAMES = [method.name for method in METHODS.values() if method.single_image]
+METHOD_NAMES: list[Any] = [method.name for method in METHODS.values() if method.single_image]
 Body = TypeVar("Body", bound=BaseModel)
 
 
