@@ -69,9 +69,8 @@ def main() -> None:
     print(tables)
     if options.output:
         put_between_markers(options.output, tables)
-    wrong = [row for row in numbers if not row.ok] or [case for case, same in boxes if not same]
-    if wrong or any(row.equal < row.total for row in strings):
-        sys.exit(1)
+    equal = all(row.ok for row in numbers) and all(same for _, same in boxes)
+    sys.exit(0 if equal and all(row.equal == row.total for row in strings) else 1)
 
 
 def compare_boxes(folder: Path) -> Iterator[tuple[str, bool]]:

@@ -1,19 +1,14 @@
-"""Compare the scores of each method with numbers that the authors' own programs gave on the same features.
+"""Compare the scores of each method with numbers that the authors' own programs gave on the same features; see fidelity.py.
 
-    python benchmarks/oracles.py tests/oracles
-
-The folder holds cliplike/ (larger problems with the statistics of CLIP's features) and edge/ (small cases); for each method
-a JSON that says what was computed and the numbers as safetensors. The program exits with 1 if a difference is above its
-tolerance.
+A folder of oracles holds cliplike/ (larger problems with the statistics of CLIP's features) and edge/ (small cases); for
+each method a JSON that says what was computed, and the numbers as safetensors.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
-import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -220,27 +215,25 @@ def compare(folder: Path) -> list[Row]:
     return rows
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, help="the folder with cliplike/ and edge/")
-    rows = compare(parser.parse_args().folder)
-    cells = [
-        [
-            row.method,
-            row.case,
-            row.output,
-            f"{row.difference:.1e}",
-            f"{100 * row.same:.0f} %",
-            f"{row.tolerance:.0e}",
-            "yes" if row.ok else "NO",
-            row.note,
-        ]
-        for row in rows
-    ]
-    head = ["method", "case", "output", "largest difference", "same best class", "tolerance", "ok", "note"]
-    print(tabulate(cells, head, tablefmt="github", disable_numparse=True))
-    sys.exit(0 if all(row.ok for row in rows) else 1)
-
-
-if __name__ == "__main__":
-    main()
+def table(rows: Sequence[Row]) -> str:
+    """Lay out one line per method and tolerance: the largest difference over all cases, and what was left out and why."""
+    groups: dict[tuple[str, float], list[Row]] = {}
+    for row in rows:
+        groups.setdefault((row.method, row.tolerance), []).append(row)
+    lines = []
+    for (method, tolerance), group in groups.items():
+        compared = [row for row in group if row.difference == row.difference and not row.note]
+        notes = [f"{row.case}: {row.note}" for row in group if row.note]
+        wrong = [f"OUTSIDE in {row.case}, {row.output}" for row in group if not row.ok]
+        lines.append(
+            [
+                method,
+                str(len({row.case for row in compared})),
+                f"{max((row.difference for row in compared), default=0):.1e}",
+                f"{tolerance:.0e}",
+                f"{100 * min((row.same for row in compared), default=1):.0f} %",
+                "; ".join(dict.fromkeys([*wrong, *notes])),
+            ]
+        )
+    head = ["method", "cases", "largest difference", "tolerance", "same best class", "notes"]
+    return tabulate(lines, head, tablefmt="github", disable_numparse=True)

@@ -45,7 +45,9 @@ def open_dataset(config: Config, options: Mapping[str, Any]) -> ImageDataset:
     """Read the list of the pictures that `dataset_options` name, and say how many they are."""
     from crossalign.datasets import load_dataset
 
-    dataset = load_dataset(config, options["data_path"], download=options["download"], names=options["class_names"])
+    dataset = load_dataset(
+        config, options["data_path"], download=options["download"], names=options["class_names"] or "ours"
+    )
     if options["limit"]:
         dataset = dataset.limit(options["limit"])
     click.echo(f"{dataset.name}: {len(dataset.paths)} pictures, {len(dataset.class_names)} classes", err=True)

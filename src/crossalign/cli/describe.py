@@ -201,7 +201,7 @@ def _classes(options: Mapping[str, Any]) -> Classes:
     if not config.classes:
         raise InputError(f"dataset {dataset!r} has no class list of its own; give --labels or --labels-file instead")
     classes = classes_of(config)
-    if options["class_names"] == "ours":
+    if options["class_names"] != "published":
         return Classes(classes.names, classes.aliases, config.domain, config.name)
     rows = {name: row for row, name in reversed(list(enumerate(classes.published)))}  # Classes with one name are one.
     named = classes.take(sorted(rows.values()))
