@@ -5,8 +5,8 @@
         --released ../shared/data/released --descriptions ../shared/data/descriptions --output docs/fidelity.md
 
 An oracle folder holds cliplike/, edge/, boxes/ and prompts/, as tests/oracles does: numbers and strings that the programs
-gave on made-up inputs. A folder of released prompts holds DATASET.json, {"prompts": {row: [[class name, [prompt, ...]], ...]}}, of WCA's
-program. The exit code is 1 if anything differs by more than its tolerance.
+gave on made-up inputs. A folder of released prompts holds DATASET.json of WCA's program,
+{"prompts": {row: [[class name, [prompt, ...]], ...]}}. The exit code is 1 if anything differs by more than its tolerance.
 """
 
 from __future__ import annotations
