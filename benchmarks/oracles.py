@@ -1,18 +1,17 @@
-"""Compare the scores of each method with numbers that the authors' own programs gave on the same features.
+"""Compare the scores of each method with numbers that the authors' own programs gave on the same features; see fidelity.py.
 
-    python benchmarks/oracles.py tests/oracles
-
-The folder holds cliplike/ (larger problems with the statistics of CLIP's features) and edge/ (small cases); for each method
-a JSON that says what was computed and the numbers as safetensors. The program exits with 1 if a difference is above its
-tolerance.
+A folder of oracles holds cliplike/ (larger problems with the statistics of CLIP's features) and edge/ (small cases); for
+each method a JSON that says what was computed, and the numbers as safetensors.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
+<<<<<<< HEAD
 import sys
+=======
+>>>>>>> protocols
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -79,10 +78,12 @@ def text_features(features: Tensor, counts: Tensor | None = None, weights: Tenso
     return TextFeatures(("",) * len(features), features, counts, weights, alignment.pool_texts(features, weights, counts))
 
 
-def scores_of(name: str, texts: TextFeatures, t: Tensors, config: ScoreConfig | None = None, **options: float) -> Tensor:
+def scores_of(
+    name: str, texts: TextFeatures, t: Tensors, options: Mapping[str, float] | None = None, config: ScoreConfig | None = None
+) -> Tensor:
     """Score by a method as its own program does."""
     method = METHODS[name].as_released()
-    method = replace(method, options={**method.options, **options})
+    method = replace(method, options={**method.options, **(options or {})})
     views = t.get("views", t["whole"].new_empty(len(t["whole"]), 0, t["whole"].shape[1]))
     return class_scores(method, texts, t["whole"], views, config or ScoreConfig())
 
@@ -92,7 +93,7 @@ def wca(t: Tensors, settings: Mapping[str, Any]) -> Outputs:
     config = ScoreConfig(settings.get("image_scale", 4.0), settings.get("text_scale", 2.0))
     weights = alignment.text_weights(t["texts"], t["prompts"], t["counts"], config.text_scale)
     texts = text_features(t["texts"], t["counts"], weights)
-    found = {"scores": scores_of("wca", texts, t, config)}
+    found = {"scores": scores_of("wca", texts, t, config=config)}
     found["scores_cupl"] = scores_of("cupl", text_features(t["texts"], t["counts"]), t)
     if "draws" in t:
         run_counts = torch.stack([run.bincount(minlength=t["views"].shape[1]) for run in t["draws"]])
@@ -107,7 +108,7 @@ def zero(t: Tensors, settings: Mapping[str, Any]) -> Outputs:
     gamma = settings.get("gamma", 0.3)
     cosines = torch.cat([t["whole"][:, None], t["views"]], 1) @ F.normalize(t["classes"], dim=-1).T
     votes = zero_votes(cosines, confident_first(cosines, 100.0), int(gamma * cosines.shape[1]))
-    return {"scores": votes, "predictions": scores_of("zero", text_features(t["classes"]), t, gamma=gamma).argmax(1)}
+    return {"scores": votes, "predictions": scores_of("zero", text_features(t["classes"]), t, {"gamma": gamma}).argmax(1)}
 
 
 def soft_matching(t: Tensors, settings: Mapping[str, Any]) -> Outputs:
@@ -115,7 +116,7 @@ def soft_matching(t: Tensors, settings: Mapping[str, Any]) -> Outputs:
     by_class = [features[:PROMPT_LIMIT] for features in t["texts"].split(t["counts"].tolist())]
     texts = text_features(torch.cat(by_class), t["counts"].clamp(max=PROMPT_LIMIT))
     temperature = settings.get("temperature", 0.03)
-    scores = scores_of("soft-matching", texts, t, temperature=temperature)
+    scores = scores_of("soft-matching", texts, t, {"temperature": temperature})
     return {"scores": scores * t["views"].shape[1] / temperature}
 
 
@@ -126,7 +127,7 @@ def times(
 
     def score(t: Tensors, settings: Mapping[str, Any]) -> Outputs:
         given = {option: float(settings[setting]) for option, setting in options.items() if setting in settings}
-        return {"scores": scale * scores_of(name, text_features(t[texts], t.get("counts")), t, **given)}
+        return {"scores": scale * scores_of(name, text_features(t[texts], t.get("counts")), t, given)}
 
     return score
 
@@ -238,6 +239,7 @@ def compare(folder: Path) -> list[Row]:
 
 
 def table(rows: Sequence[Row]) -> str:
+<<<<<<< HEAD
     """Lay out one line per method, then the cases that were not compared, with the reason."""
     lines = []
     for method in dict.fromkeys(row.method for row in rows):
@@ -276,3 +278,26 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+=======
+    """Lay out one line per method and tolerance: the largest difference over all cases, and what was left out and why."""
+    groups: dict[tuple[str, float], list[Row]] = {}
+    for row in rows:
+        groups.setdefault((row.method, row.tolerance), []).append(row)
+    lines = []
+    for (method, tolerance), group in groups.items():
+        compared = [row for row in group if row.difference == row.difference and not row.note]
+        notes = [f"{row.case}: {row.note}" for row in group if row.note]
+        wrong = [f"OUTSIDE in {row.case}, {row.output}" for row in group if not row.ok]
+        lines.append(
+            [
+                method,
+                str(len({row.case for row in compared})),
+                f"{max((row.difference for row in compared), default=0):.1e}",
+                f"{tolerance:.0e}",
+                f"{100 * min((row.same for row in compared), default=1):.0f} %",
+                "; ".join(dict.fromkeys([*wrong, *notes])),
+            ]
+        )
+    head = ["method", "cases", "largest difference", "tolerance", "same best class", "notes"]
+    return tabulate(lines, head, tablefmt="github", disable_numparse=True)
+>>>>>>> protocols

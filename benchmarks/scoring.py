@@ -122,8 +122,8 @@ def main() -> None:
     size = f"{options.images} x {1 + options.views} x {options.width}, {options.classes} classes, {options.runs} runs"
     print(f"{size}, {len(methods)} methods, {options.workers} threads")
     print(f"{seconds:.1f} s, {gigabytes / seconds:.2f} GB/s of {gigabytes:.2f} GB, at most {peak:.2f} GiB of memory\n")
-    shares_table = [[step, f"{100 * of_step / sum(shares.values()):.0f} %"] for step, of_step in shares.items()]
-    print(tabulate(shares_table, ["step", "share of the work"], tablefmt="github"))
+    steps = [[step, f"{100 * of_step / sum(shares.values()):.0f} %"] for step, of_step in shares.items()]
+    print(tabulate(steps, ["step", "share of the work"], tablefmt="github"))
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from crossalign.cli import _common as common
+from crossalign.cli import _measuring as measuring
 from crossalign.errors import InputError
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     type=click.Path(),
     help="NAME.json {class: [text]}, or a folder of them, or of folders of them; may be repeated [default: bundled].",
 )
+@measuring.description_style_option
 @click.option("--allow-missing", is_flag=True, help="The prompt stands for a class that --descriptions lack.")
 @click.option("--output", default="reproduction", show_default=True, type=click.Path(), help="Folder of the results.")
 @click.option("--limit", type=click.IntRange(1), help="Only that many pictures a dataset, spread evenly over it.")
@@ -61,7 +63,7 @@ def command(**options: Any) -> None:
     from crossalign.store.files import write_whole
 
     check_descriptions(descriptions, [cell.config for cell in cells])
-    same = ("allow_missing", "seed", "limit", "device", "num_workers", "store")
+    same = ("description_style", "allow_missing", "seed", "limit", "device", "num_workers", "store")
     settings = Settings(Path(options["data_root"]), output, descriptions, **{key: options[key] for key in same})
     outcome = run_grid(cells, settings, say=lambda line: click.echo(line, err=True), progress=common.progress_bar)
     if not outcome.done:

@@ -252,7 +252,14 @@ def evaluate(
     sources = tuple(d.source for d in descriptions)
     done = Evaluation(dataset, encoder, config, seed, sources, budget=budget, protocol=protocol)
     score_config = ScoreConfig(config.image_scale, config.text_scale, form, encoder.logit_scale)
-    inputs = dataset_prompts(dataset, config, descriptions, seed=seed, allow_missing=allow_missing)
+    inputs = dataset_prompts(
+        dataset,
+        config,
+        descriptions,
+        seed=seed,
+        allow_missing=allow_missing,
+        as_published=protocol == "released",
+    )
 
     def texts_of(row: Row) -> TextFeatures:
         encode = partial(text_features, encoder=encoder, store=store)
@@ -349,8 +356,9 @@ def dataset_prompts(
     *,
     seed: int = 0,
     allow_missing: bool = False,
+    as_published: bool = False,
 ) -> PromptInputs:
-    """Gather what prompts are made of for a dataset's classes; arguments and errors as in `evaluate`."""
+    """Gather what prompts are made of for a dataset's classes; arguments and errors as for `prompt_inputs`."""
     return prompt_inputs(
         dataset.class_names,
         dataset.aliases,
@@ -359,6 +367,8 @@ def dataset_prompts(
         domain=config.domain,
         seed=seed,
         allow_missing=allow_missing,
+        as_published=as_published,
+        descriptor_names=dataset.descriptor_names,
     )
 
 

@@ -25,7 +25,7 @@ from crossalign.methods.alignment import Form
 from crossalign.methods.registry import pick_methods
 from crossalign.store.files import write_whole
 from crossalign.store.shards import Store
-from crossalign.text.descriptions import Descriptions
+from crossalign.text.descriptions import Descriptions, Style
 
 FORM: Form = "released"
 PROTOCOL: Protocol = "released"
@@ -57,6 +57,7 @@ class Settings:
         data_root: the folder of the datasets.
         output: the folder of the results.
         descriptions: files or folders of descriptions.
+        description_style: what their texts are; by default as they state, or as the texts tell.
         allow_missing, seed, num_workers: as for `evaluate`.
         limit: pictures a dataset, spread evenly; all if None.
         device: as for `load_encoder`.
@@ -66,6 +67,7 @@ class Settings:
     data_root: Path
     output: Path
     descriptions: tuple[Path, ...] = ()
+    description_style: Style | None = None
     allow_missing: bool = False
     seed: int = 0
     limit: int | None = None
@@ -142,7 +144,7 @@ def _measure(
     cell: Cell, dataset: ImageDataset, encoder: Encoder, settings: Settings, say: Callable[[str], None], progress: Progress
 ) -> dict[str, Any]:
     """Read a cell's results file, or evaluate and write it."""
-    descriptions = sources.find_descriptions(cell.config, settings.descriptions)
+    descriptions = sources.find_descriptions(cell.config, settings.descriptions, settings.description_style)
     made_of = _made_of(cell.config, dataset, encoder, descriptions, settings)
     file = results_file(settings.output, dataset.name, encoder.name)
     called = f"{dataset.name} with {encoder.name}"
