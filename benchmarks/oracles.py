@@ -8,10 +8,6 @@ from __future__ import annotations
 
 import json
 import re
-<<<<<<< HEAD
-import sys
-=======
->>>>>>> protocols
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -239,46 +235,6 @@ def compare(folder: Path) -> list[Row]:
 
 
 def table(rows: Sequence[Row]) -> str:
-<<<<<<< HEAD
-    """Lay out one line per method, then the cases that were not compared, with the reason."""
-    lines = []
-    for method in dict.fromkeys(row.method for row in rows):
-        compared = [row for row in rows if row.method == method and not row.note]
-        lines.append(
-            [
-                NAMES.get(method, method),
-                str(len(compared)),
-                f"{max((row.difference for row in compared), default=torch.nan):.1e}",
-                f"{100 * min((row.same for row in compared), default=torch.nan):.0f} %",
-                f"{max((row.tolerance for row in compared), default=torch.nan):.0e}",
-                "yes" if all(row.ok for row in rows if row.method == method) else "NO",
-            ]
-        )
-    head = ["method", "comparisons", "largest difference", "same best class", "tolerance", "all within"]
-    notes = [[NAMES.get(row.method, row.method), row.case, row.note] for row in rows if row.note]
-    tables = [
-        tabulate(lines, head, "github", disable_numparse=True),
-        tabulate(notes, ["method", "case", "not compared"], "github"),
-    ]
-    return "\n\n".join(tables)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, help="the folder with cliplike/ and edge/")
-    rows = compare(parser.parse_args().folder)
-    print(table(rows))
-    for row in rows:
-        if not row.ok:
-            print(
-                f"{row.method} {row.case} {row.output}: {row.difference:.1e} is above {row.tolerance:.0e}, or not a number"
-            )
-    sys.exit(0 if all(row.ok for row in rows) else 1)
-
-
-if __name__ == "__main__":
-    main()
-=======
     """Lay out one line per method and tolerance: the largest difference over all cases, and what was left out and why."""
     groups: dict[tuple[str, float], list[Row]] = {}
     for row in rows:
@@ -290,7 +246,7 @@ if __name__ == "__main__":
         wrong = [f"OUTSIDE in {row.case}, {row.output}" for row in group if not row.ok]
         lines.append(
             [
-                method,
+                NAMES.get(method, method),
                 str(len({row.case for row in compared})),
                 f"{max((row.difference for row in compared), default=0):.1e}",
                 f"{tolerance:.0e}",
@@ -300,4 +256,3 @@ if __name__ == "__main__":
         )
     head = ["method", "cases", "largest difference", "tolerance", "same best class", "notes"]
     return tabulate(lines, head, tablefmt="github", disable_numparse=True)
->>>>>>> protocols
