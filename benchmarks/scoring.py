@@ -76,7 +76,7 @@ def with_texts(names: Sequence[str], classes: int, width: int) -> list[tuple[Met
     def encode(texts: object) -> Tensor:
         return F.normalize(torch.randn(len(texts), width, generator=generator), dim=-1)  # type: ignore[arg-type]
 
-    return [(method, text_features_of(method, inputs, encode)) for method in pick_methods(names)]
+    return [(method, text_features_of(method, inputs, encode)) for method in pick_methods(names) if method.single_image]
 
 
 def seconds_by_step(work: Callable[[], object]) -> dict[str, float]:
