@@ -29,7 +29,7 @@ SENTENCES = (("A cat has whiskers.", "A cat is small."), ("An owl has wings.",),
 INPUTS = PromptInputs(
     NAMES,
     templates=("a photo of a {}.", "a sketch of the {}."),
-    descriptors=(("has fur", "a pet"), ("has a beak",), ("foam", "has a handle", "is round")),
+    descriptors=(("has fur", "a pet"), ("has a beak",), ("foam", "has a handle", "a ring")),
     sentences=SENTENCES,
     seed=4,
 )
@@ -43,7 +43,7 @@ TEXTS = {
     "clip-d": [
         ["cat, which has fur", "cat, which is a pet"],
         ["owl, which has a beak"],
-        ["cup of coffee, which has foam", "cup of coffee, which has a handle", "cup of coffee, which is round"],
+        ["cup of coffee, which has foam", "cup of coffee, which has a handle", "cup of coffee, which is a ring"],
     ],
 }
 TEXTS |= dict.fromkeys(("zero", "mta"), TEXTS["clip"]) | {"autoclip": TEXTS["clip-e"]}
@@ -411,7 +411,7 @@ def test_which_methods_need_descriptions():
     bare = PromptInputs(NAMES)
     for name, method in METHODS.items():
         if method.needs_descriptions:
-            with pytest.raises(InputError, match=r"need descriptions.*--descriptions"):
+            with pytest.raises(InputError, match="need descriptions of the classes"):
                 text_bank(method, bare, encode, TEXT_SCALE)
         else:
             assert text_bank(method, bare, encode, TEXT_SCALE).pooled.shape == (3, WIDTH)
