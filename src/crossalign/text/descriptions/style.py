@@ -107,7 +107,7 @@ def _without_marks(text: str) -> str:
 
 
 def tidy_descriptor(text: str, names: Sequence[str] = ()) -> str:
-    """Make a fragment that reads well behind a class name, in the grammar of `prompts.clause`.
+    """Make a fragment that reads well behind a class name, in the grammar of `phrasing.clause`.
 
     "It is a seabird." becomes "a seabird", "It has black feet." becomes "has black feet", "They are small." becomes
     "which are small", "A seabird" becomes "a seabird".
