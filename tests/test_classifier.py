@@ -178,8 +178,12 @@ def test_wrong_options_say_why(make, options, reason):
         make(**options)
 
 
-OWN = {"Cat": ["A cat has whiskers.", "A cat has a tail."], "CUP-OF_COFFEE": ("Coffee is dark.",), "unused": ["It is."]}
-TEXTS = ("A cat has whiskers.", "A cat has a tail.", "Coffee is dark.")
+OWN = {
+    "Cat": ["A cat has whiskers.", "A cat has a tail."],
+    "CUP-OF_COFFEE": ("A cup of coffee is dark.",),
+    "unused": ["It is."],
+}
+TEXTS = ("A cat has whiskers.", "A cat has a tail.", "A cup of coffee is dark.")
 PAIR = ["cat", "cup of coffee"]
 
 

@@ -374,6 +374,7 @@ def test_a_spoilt_or_foreign_file_is_made_anew(made, tmp_path, content, reason):
 
 @pytest.mark.parametrize("layout", ["oxford_pet", "dtd", "food101", "cub", "imagenet", "imagenetv2", "imagenet_sketch"])
 @pytest.mark.parametrize("own", [True, False])
+@pytest.mark.filterwarnings("ignore:2 class names of imagenet.* repeat others:UserWarning")
 def test_a_tree_is_found_in_its_own_folder_or_in_the_root(layout, own, tmp_path):
     config = load_config(layout.replace("imagenet_", "imagenet-"))
     pictures = getattr(trees, layout)(tmp_path / config.name if own else tmp_path)
@@ -381,6 +382,7 @@ def test_a_tree_is_found_in_its_own_folder_or_in_the_root(layout, own, tmp_path)
     assert len(dataset.paths) == len(pictures)
 
 
+@pytest.mark.filterwarnings("ignore:2 class names of imagenet repeat others:UserWarning")
 def test_anothers_folder_of_a_like_name_is_not_taken(tmp_path):
     trees.wnid_folders(tmp_path, "val")
     assert sources.find_dataset(load_config("places365"), tmp_path) is None

@@ -157,3 +157,16 @@ def test_imported_files_say_what_the_published_ones_do(path, tmp_path):
     known = {normalise_name(name) for name in published.classes}
     assert {normalise_name(name) for name in imported.unmatched} <= known
     assert path.parent.name != "wca" or not (imported.missing or imported.unmatched)
+
+
+def test_published_names_that_classes_share_are_one_class(tmp_path):
+    source = tmp_path / "place365.json"
+    source.write_text(json.dumps({"arena": ["An arena has seats."], "airfield": ["An airfield is flat."]}))
+    words = ["--from", source, "--dataset", "places365", "--class-names", "published", "--output", tmp_path / "ours.json"]
+    done = call(*words)
+    assert done.exit_code == 1
+    assert "342 classes without descriptions" in done.stderr
+    assert load_descriptions(tmp_path / "ours.json").classes == {
+        "arena": ("An arena has seats.",),
+        "airfield": ("An airfield is flat.",),
+    }

@@ -215,6 +215,8 @@ def test_marks_are_taken_out(text, tidy):
         ("With black feet", "black feet"),
         ("The bill is short.", "the bill is short"),
         ("usually round", "usually round"),
+        ("live plants", "live plants"),
+        ("They live in trees", "which live in trees"),
         ("often wet", "often wet"),
         ("black feet", "black feet"),
         ("has black feet", "has black feet"),

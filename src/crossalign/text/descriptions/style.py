@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import Literal
 
 from crossalign.text.names import mentions
@@ -70,9 +71,13 @@ def _is_whole_sentence(text: str) -> bool:
 
 _STOPS = (".", "!", "?", "。", "！", "？")
 _MARK = r"(?:[-*•·◦▪‣–—#>]+|\(?\d{1,3}[.)]|[a-z]\))"
-_VERB = r"is|are|was|were|has|have|had|can|may|might|could|looks?|appears?|lives?|wears?|shows?|consists?|comes?"
+_VERB = r"is|are|was|were|has|have|had|can|may|might|could|looks|appears|lives|wears|shows|consists|comes"
+_VERB_OF_MANY = "look|appear|live|wear|show|consist|come"
 _PRONOUN = r"(?:it|they|he|she|this|these)"
 _BETWEEN_WORDS = r"[\s_-]+"
+_ADVERB = rf"(?:also|always|often|sometimes|typically|usually)(?=\s+(?:{_VERB})\b)"
+_WITHOUT_SUBJECT = re.compile(rf"(?:which\s+|that\s+)?(?P<verb>{_VERB}|{_ADVERB})\s+(?=\S)", re.IGNORECASE)
+"""A verb, but none that may be another word: "live plants" is no clause."""
 
 
 def says_something(text: str) -> bool:
@@ -102,7 +107,7 @@ def _without_marks(text: str) -> str:
 
 
 def tidy_descriptor(text: str, names: Sequence[str] = ()) -> str:
-    """Make a fragment that reads well behind a class name, in the grammar of `prompts.clause`.
+    """Make a fragment that reads well behind a class name, in the grammar of `phrasing.clause`.
 
     "It is a seabird." becomes "a seabird", "It has black feet." becomes "has black feet", "They are small." becomes
     "which are small", "A seabird" becomes "a seabird".
@@ -124,26 +129,33 @@ def predicate_of(sentence: str, names: Sequence[str]) -> str | None:
 
 def _predicate(text: str, names: Sequence[str], *, named: bool = False) -> str | None:
     """Take off the subject, which is a pronoun, a name or, unless it must be named, left out."""
+    if text.startswith("has ") and not named:
+        return text
     text = re.sub(
         r"^(it|they|this|that)['’](s|re)\b", lambda m: f"{m[1]} {'is' if m[2] == 's' else 'are'}", text, flags=re.I
     )
-    split = [map(re.escape, re.split(_BETWEEN_WORDS, name.strip())) for name in names if name.strip()]
-    subjects = [rf"(?:(?:an?|the)\s+)?{_BETWEEN_WORDS.join(words)}" for words in split]
-    if not named:
-        subjects.append(rf"(?:(?:this|these)\s+\w+(?:\s+\w+)?|{_PRONOUN})")
-    subject = rf"(?:(?:{'|'.join(subjects)})\s+){'' if named else '?'}"
-    verb = rf"(?:{_VERB}|(?:also|always|often|sometimes|typically|usually)(?=\s+(?:{_VERB})\b))"
-    match = re.match(rf"{subject}(?:which\s+|that\s+)?({verb})\s+(?=\S)", text, re.IGNORECASE)
+    match = _with_subject(tuple(names), named).match(text) or (None if named else _WITHOUT_SUBJECT.match(text))
     if match is None:
         return None
-    verb, rest = match[1].lower(), text[match.end() :]
+    verb, rest = match["verb"].lower(), text[match.end() :]
     if verb in ("has", "have"):
         return f"has {rest}"
-    if verb in ("is", "are") and re.match(r"a|used", rest):
+    if verb in ("is", "are") and rest.startswith(("a", "used")):
         return rest
     if verb in ("can", "may", "often", "typically"):
         return f"{verb} {rest}"
     return f"which {verb} {rest}"
+
+
+@lru_cache(maxsize=2048)
+def _with_subject(names: tuple[str, ...], named: bool) -> re.Pattern[str]:
+    """Compile a pattern of a subject and a verb."""
+    split = [re.split(_BETWEEN_WORDS, name.strip()) for name in names if name.strip()]
+    subjects = [rf"(?:(?:an?|the)\s+)?{_BETWEEN_WORDS.join(map(re.escape, words))}" for words in split]
+    if not named:
+        subjects.append(rf"(?:(?:this|these)\s+\w+(?:\s+\w+)?|{_PRONOUN})")
+    verb = rf"(?P<verb>{_VERB}|{_VERB_OF_MANY}|{_ADVERB})"
+    return re.compile(rf"(?:{'|'.join(subjects)})\s+(?:which\s+|that\s+)?{verb}\s+(?=\S)", re.IGNORECASE)
 
 
 def _lower_first(text: str) -> str:
