@@ -20,7 +20,7 @@ class_names_option = click.option(
     "--class-names",
     type=click.Choice(["ours", "published"]),
     help="ours: all classes have different names; published: as the papers' programs name them "
-    "[default: ours; published with --protocol released].",
+    "[default: ours; published under the protocol released].",
 )
 
 description_style_option = click.option(

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     help="NAME.json {class: [text]}, or a folder of them, or of folders of them; may be repeated [default: bundled].",
 )
 @measuring.description_style_option
+@measuring.class_names_option
 @click.option("--allow-missing", is_flag=True, help="The prompt stands for a class that --descriptions lack.")
 @click.option("--output", default="reproduction", show_default=True, type=click.Path(), help="Folder of the results.")
 @click.option("--limit", type=click.IntRange(1), help="Only that many pictures a dataset, spread evenly over it.")
@@ -64,7 +65,8 @@ def command(**options: Any) -> None:
 
     check_descriptions(descriptions, [cell.config for cell in cells])
     same = ("description_style", "allow_missing", "seed", "limit", "device", "num_workers", "store")
-    settings = Settings(Path(options["data_root"]), output, descriptions, **{key: options[key] for key in same})
+    same_options = {key: options[key] for key in same} | {"class_names": options["class_names"] or "published"}
+    settings = Settings(Path(options["data_root"]), output, descriptions, **same_options)
     outcome = run_grid(cells, settings, say=lambda line: click.echo(line, err=True), progress=common.progress_bar)
     if not outcome.done:
         raise InputError("\n".join(["nothing could run:", *(f"- {why}" for why in report.not_measured(outcome))]))

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from crossalign import __version__
-from crossalign.datasets import ImageDataset
+from crossalign.datasets import ClassNames, ImageDataset
 from crossalign.datasets.configs import TREE_FIELDS, Config
 from crossalign.encoders import Encoder, load_encoder
 from crossalign.errors import InputError
@@ -58,6 +58,7 @@ class Settings:
         output: the folder of the results.
         descriptions: files or folders of descriptions.
         description_style: what their texts are; by default as they state, or as the texts tell.
+        class_names: as for `load_dataset`.
         allow_missing, seed, num_workers: as for `evaluate`.
         limit: pictures a dataset, spread evenly; all if None.
         device: as for `load_encoder`.
@@ -68,6 +69,7 @@ class Settings:
     output: Path
     descriptions: tuple[Path, ...] = ()
     description_style: Style | None = None
+    class_names: ClassNames = "published"
     allow_missing: bool = False
     seed: int = 0
     limit: int | None = None
@@ -129,7 +131,7 @@ def _datasets(cells: Iterable[Cell], settings: Settings, outcome: Outcome) -> di
     found = {}
     for config in {cell.config.name: cell.config for cell in cells}.values():
         try:
-            dataset = sources.find_dataset(config, settings.data_root)
+            dataset = sources.find_dataset(config, settings.data_root, settings.class_names)
         except InputError as error:
             outcome.failed.append(f"{config.name}: {error}")
             continue
@@ -155,7 +157,7 @@ def _measure(
             return kept
         say(f"{called}: measured anew, since {file} {reason}")
     else:
-        say(f"{called}: {len(dataset.paths)} pictures, {len(dataset.class_names)} classes")
+        say(f"{called}: {len(dataset.paths)} images, {len(dataset.class_names)} classes")
     done = evaluate(
         dataset,
         encoder,
@@ -203,6 +205,7 @@ def _made_of(
         "version": __version__,
         "dataset": dataset.fingerprint,
         "class_names": _digest(dataset.class_names),
+        "names": settings.class_names,
         "encoder": [encoder.name, encoder.fingerprint],
         "descriptions": _digest(texts),
         "allow_missing": settings.allow_missing,
