@@ -297,6 +297,14 @@ def test_lists_tell_what_there_is():
     assert "builtin" in encoders
     assert "open_clip:ViT-B-32/openai" in encoders
     assert "ViT-L-14" not in encoders
+    described = run("encoders", "builtin").stdout
+    for row in (
+        "activation   ReLU6, GELU",
+        "input        224 x 224 pixels, bicubic",
+        "logit scale  20",
+        "logit bias   none",
+    ):
+        assert row in described
     datasets = run("datasets").stdout
     for name in ("imagenet", "imagenetv2", "imagenet-r", "imagenet-sketch", "imagenet-a", "cub", "oxford_pet", "places365"):
         assert f"\n{name} " in datasets

@@ -74,7 +74,9 @@ def test_published_tables_are_whole_and_of_what_the_package_knows():
         ("open_clip:ViT-B-32/openai", "ViT-B-32"),
         ("open_clip:ViT-L-14-quickgelu/openai", "ViT-L-14"),
         ("open_clip:ViT-B-16-quickgelu//weights/ViT-B-16.pt", "ViT-B-16"),
-        ("open_clip:ViT-B-16//weights/ViT-B-16.pt", None),  # another activation than OpenAI's
+        ("open_clip:ViT-B-16//weights/ViT-B-16.pt", "ViT-B-16"),  # loads only if it has OpenAI's digest
+        ("open_clip:ViT-B-16/openai@/weights/mine.pt", "ViT-B-16"),
+        ("open_clip:ViT-B-16/dfn2b@/weights/ViT-L-14.pt", None),
         ("open_clip:ViT-B-16-quickgelu//weights/mine.pt", None),
         ("open_clip:ViT-B-32/laion2b_s34b_b79k", None),
         ("open_clip:RN50/openai", None),

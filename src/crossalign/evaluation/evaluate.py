@@ -18,7 +18,7 @@ import torch
 
 from crossalign.datasets import ImageDataset
 from crossalign.datasets.configs import Config
-from crossalign.encoders import Encoder
+from crossalign.encoders import Encoder, describe
 from crossalign.errors import InputError
 from crossalign.evaluation.protocols import Protocol as ViewProtocol
 from crossalign.evaluation.protocols import Row, Saw, by_recipe, plan
@@ -155,14 +155,7 @@ class Evaluation:
                 "classes": len(dataset.class_names),
                 "fingerprint": dataset.fingerprint,
             },
-            "encoder": {
-                "name": encoder.name,
-                "width": encoder.width,
-                "logit_scale": encoder.logit_scale,
-                "fingerprint": encoder.fingerprint,
-                "device": str(encoder.device),
-                "runtime": encoder.runtime.to_dict() if getattr(encoder, "runtime", None) else None,
-            },
+            "encoder": describe(encoder),
             "protocol": self.protocol,
             "views": self._views(),
             "budget": None if self.budget is None else {"views": config.views, "sentences": self.budget},
