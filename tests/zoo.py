@@ -21,12 +21,12 @@ import skimage
 from PIL import Image, ImageOps, features
 
 UNREADABLE = r"cannot be read \(.+\); replace it or leave it out$"
-NO_PICTURE = r"cannot be read \(its content is no(ne of [A-Z, ]+| picture)\); replace it or leave it out$"
+NO_PICTURE = r"cannot be read \(its content is no(ne of [A-Z, ]+| image)\); replace it or leave it out$"
 NO_HEIC = r"cannot be read \(its content is HEIC\); run `pip install pillow-heif`, or leave it out$"
 TOO_LARGE = r"cannot be read \(.*pixels.*\); (shrink|replace) it or leave it out$"
 TOO_LONG = r"is \d+ x \d+ pixels, more than 32 times longer; cut it$"
 MISSING = r"does not exist; check the path$"
-FOLDER = r"is a folder, not a picture; give the pictures in it$"
+FOLDER = r"is a folder, not an image; give the images in it$"
 SPECIAL = r"is no regular file; save it as one$"
 LABEL = ""
 """The verdict of a picture that gets a label."""

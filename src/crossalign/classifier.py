@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -13,7 +12,6 @@ from typing import Any, Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor
 
 from crossalign.datasets.configs import load_config
@@ -22,7 +20,8 @@ from crossalign.errors import InputError
 from crossalign.features.adaptive import Rounds, encode_until_settled, settled
 from crossalign.features.pipeline import encode_views, ordered_map, text_features
 from crossalign.images.crops import ViewRecipe, cut_views
-from crossalign.images.decoding import Fetched, ImageLike, read_image
+from crossalign.images.decoding import read_image
+from crossalign.images.inputs import ImageLike, is_single, name_of
 from crossalign.methods.alignment import FORMS, Form
 from crossalign.methods.registry import Method, pick_methods
 from crossalign.methods.scoring import class_scores, text_bank, view_weights
@@ -185,15 +184,15 @@ class Classifier:
         """Classify pictures; one that cannot be read has an `error` and the others go on.
 
         Args:
-            images: paths, PIL images or arrays; or a single one.
+            images: an image or many: paths, bytes, open binary files, PIL images, arrays, tensors or rows of a dataset; see
+                `crossalign.images.inputs`.
             top_k: how many predictions each gets.
 
         Returns:
             One result a picture, in order.
         """
-        if isinstance(images, (str, os.PathLike, Image.Image, np.ndarray, Fetched)):
-            images = [images]
-        return list(self.stream(images, top_k))
+        given: Any = [images] if is_single(images) else images
+        return list(self.stream(given, top_k))
 
     def stream(self, images: Iterable[ImageLike], top_k: int = 3) -> Iterator[Classification]:
         """Classify pictures as they come, in bounded memory."""
@@ -249,7 +248,7 @@ class Classifier:
 
     def result(self, image: ImageLike, features: Tensor | InputError, top_k: int = 3) -> Classification:
         """Turn what `encode` yields into a picture's classification."""
-        name = str(image) if isinstance(image, (str, os.PathLike, Fetched)) else None
+        name = name_of(image)
         if isinstance(features, InputError):
             return Classification(name, (), str(features))
         return Classification(name, self.rank(self.score(features[None])[0], top_k), views=len(features) - 1)

@@ -127,7 +127,7 @@ def test_what_is_not_there_is_an_error_of_its_own(photos, builtin):
     found = list(classify.stream(unit.pictures(everything)))
     assert found[0].label == "cat"
     assert found[0].image == f"file://{photos}/chelsea.png"
-    assert found[1].error == f"picture 'file://{photos}/none.jpg' does not exist; check the path"
+    assert found[1].error == f"image 'file://{photos}/none.jpg' does not exist; check the path"
 
 
 def test_a_store_that_fails_stops_the_run(builtin):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import glob
 import json
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from crossalign.cli._console import paths_from_stdin
 from crossalign.cli._progress import show_progress
 from crossalign.datasets import PICTURE_SUFFIXES
 from crossalign.errors import InputError
@@ -141,7 +141,7 @@ def find_pictures(paths: Sequence[str]) -> list[str]:
     found: list[str] = []
     for path in paths:
         if path == "-":
-            found += [line.rstrip("\n") for line in sys.stdin if line.strip()]
+            found += paths_from_stdin()
         elif Path(path).is_dir():
             inside = sorted(str(p) for p in Path(path).rglob("*") if p.suffix.lower() in PICTURE_SUFFIXES and not p.is_dir())
             if not inside:
