@@ -79,16 +79,16 @@ FLOATS = PIXELS[:20, :30].astype(np.float32)
 WRONG = {
     "floats to 255": (
         FLOATS,
-        r"an array of floats from \d+ to \d+ is no image; give floats in \[0, 1\] \(divide it by 255\)",
+        r"an array of floats from \d+ to \d+ is no image; .* \(divide it by 255\)",
     ),
     "standardised": ((FLOATS / 255 - 0.45) / 0.22, r"floats from -[\d.]+ to [\d.]+ is no image; .*undo its normalisation"),
     "not a number": (
         np.full((4, 4, 3), np.nan),
-        "an array with values that are no numbers is no image; replace NaN and infinity",
+        "values that are no numbers is no image; replace NaN and",
     ),
     "channels first": (
         PIXELS.transpose(2, 0, 1),
-        r"an array of shape \(3, 300, 451\) .*; move its channels to the other end",
+        r"an array of shape \(3, 300, 451\) .*; move its channels to",
     ),
     "batch": (PIXELS[None].repeat(2, 0), r"shape \(2, 300, 451, 3\) is no image; .*for 2 images give a list of them"),
     "channels last": (torch.zeros(8, 9, 3), r"a tensor of shape \(8, 9, 3\) is no image; give \(3, H, W\), channels first"),
@@ -176,9 +176,7 @@ def test_a_file_that_states_its_bits_is_believed():
 
 @pytest.mark.parametrize("values", [[-1.0, 0.5], [0.0, 1.5], [0.0, 70000.0]])
 def test_grey_without_a_range_is_refused(values):
-    with pytest.raises(
-        InputError, match=r"from -?\d+ to [\de.+]+, which is no range of grey; save it with 8 bits or 16 bits"
-    ):
+    with pytest.raises(InputError, match=r"from -?\d+ to [\de.+]+, which is no range of grey.; save it with 8 or 16 bits"):
         read_image(Image.fromarray(np.array([values], np.float32)))
 
 
@@ -194,14 +192,14 @@ def test_a_jpeg_above_the_limit_is_decoded_smaller_and_other_files_are_refused(m
     assert read_image(jpeg((200, 200))).shape == (3, 100, 100)
     assert read_image(jpeg((200, 200)), max_pixels=6_000).shape == (3, 50, 50)
     assert read_image(jpeg((100, 100))).shape == (3, 100, 100)
-    with pytest.raises(InputError, match="40000 pixels, but 10000 are the limit; shrink it"):
+    with pytest.raises(InputError, match=r"40000 pixels, but 10000 are the limit\); shrink it"):
         read_image(jpeg((200, 200), progressive=True))
-    with pytest.raises(InputError, match="90000 pixels, but 10000 are the limit; shrink it"):
+    with pytest.raises(InputError, match=r"90000 pixels, but 10000 are the limit\); shrink it"):
         read_image(jpeg((300, 300)))
     Image.new("L", (110, 110)).save(tmp_path / "a.png")
     with (
         pytest.warns(Image.DecompressionBombWarning),
-        pytest.raises(InputError, match="12100 pixels, but 10000 are the limit; shrink it"),
+        pytest.raises(InputError, match=r"12100 pixels, but 10000 are the limit\); shrink it"),
     ):
         read_image(tmp_path / "a.png")
 

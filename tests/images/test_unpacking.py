@@ -191,7 +191,7 @@ def test_a_network_that_fails_is_asked_once():
     assert asked == [1]
 
 
-@pytest.mark.parametrize("limit", [67 * 45 - 1, 67])
+@pytest.mark.parametrize("limit", [67])
 def test_a_decompression_bomb_is_refused(tmp_path, monkeypatch, limit):
     path = written(tmp_path / "a.jpg", jpeg(photo()))
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)

@@ -57,11 +57,12 @@ def image_of_tensor(tensor: Tensor) -> Image.Image:
     return image_of_array(array.numpy())
 
 
-def image_of_deep(image: Image.Image, bits: int | None = None) -> Image.Image:
+def image_of_deep(image: Image.Image, called: str, bits: int | None = None) -> Image.Image:
     """Bring greyscale of 16 bits, 32 bits or floats to 8 bits; PIL's own conversion clips it to white.
 
     Args:
         image: of mode I;16, I or F.
+        called: what errors call it.
         bits: how many bits of each value count, if the file says so.
 
     Raises:
@@ -71,12 +72,13 @@ def image_of_deep(image: Image.Image, bits: int | None = None) -> Image.Image:
     highest = values[np.isfinite(values)].max(initial=0)
     values = np.nan_to_num(values, nan=0, posinf=highest, neginf=0)
     lowest = values.min(initial=0)
-    if lowest < 0 or highest > 65535 or 1.002 < highest < FAINT and image.mode == "F":
+    if lowest < 0 or highest > 65535 or (1.002 < highest < FAINT and image.mode == "F"):
         raise InputError(
-            f"its values are from {lowest:g} to {highest:g}, which is no range of grey; save it with 8 bits or 16 bits"
+            f"{called} cannot be read (its values are from {lowest:g} to {highest:g}, which is no range of grey); "
+            "save it with 8 or 16 bits"
         )
     if image.mode == "F" and highest <= 1.002:
-        return Image.fromarray(_of_floats(values, "an image"))
+        return Image.fromarray(_of_floats(values, called))
     return Image.fromarray(_scaled(values, _white(int(np.ceil(highest)), 16 if image.mode.startswith("I;16") else 8, bits)))
 
 
@@ -102,15 +104,15 @@ def _white(highest: int, usual: int, declared: int | None) -> int:
     A warning says so unless these are the usual bits; its text names no image, so that a thousand images warn once.
     """
     if declared is not None and highest < 2**declared:
-        return 2**declared - 1
-    bits = next(depth for depth in DEPTHS if highest < 2**depth)
+        return (1 << declared) - 1
+    bits = next((depth for depth in DEPTHS if highest < 2**depth), 16)
     if bits not in (usual, 16) and highest > 0:
         warnings.warn(
             f"an image of 16 bits per channel has no value above {2**bits - 1} and is read as {bits} bits; "
             "convert such images to 8 bits to choose their white yourself",
             stacklevel=2,
         )
-    return int(2**bits - 1)
+    return (1 << bits) - 1
 
 
 def _hint(shape: tuple[int, ...]) -> str:

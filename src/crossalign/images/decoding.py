@@ -218,7 +218,7 @@ def _significant_bits(file: BinaryIO, image: Image.Image) -> int | None:
 def _seen(image: Image.Image, called: str, bits: int | None = None) -> Tensor:
     image = _upright(image)
     if image.mode.startswith("I") or image.mode == "F":
-        image = image_of_deep(image, bits)
+        image = image_of_deep(image, called, bits)
     if "A" in image.mode or "a" in image.mode or "transparency" in image.info:
         rgba = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
