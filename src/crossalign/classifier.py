@@ -33,6 +33,7 @@ from crossalign.text.descriptions import (
     load_descriptions,
     parse_descriptions,
 )
+from crossalign.text.labels import check_labels
 from crossalign.text.prompts import prompt_inputs
 
 Boxes = np.ndarray[Any, np.dtype[np.int64]]
@@ -145,7 +146,7 @@ class Classifier:
             InputError: fewer than two labels, repeated or empty ones, one without descriptions, an unknown method, or a bad
                 encoder, seed or crop scale.
         """
-        self.labels = tuple(_checked(labels))
+        self.labels = tuple(check_labels(labels))
         config = load_config("folder")
         if method == "all":
             raise InputError("a classifier uses one method, but 'all' was given; name one of `crossalign methods`")
@@ -288,20 +289,6 @@ def check_adaptive(method: Method) -> None:
             f"method {method.name} has no adaptive views, since its score is no weighted mean over local views; "
             "use wca or mean-views, or a number of views"
         )
-
-
-def _checked(labels: Sequence[str]) -> list[str]:
-    if isinstance(labels, str):
-        raise InputError(f"labels is the text {labels!r}; give a list of class names")
-    tidy = [" ".join(label.split()) for label in labels]
-    if "" in tidy:
-        raise InputError(f"label number {tidy.index('') + 1} is empty; remove it")
-    repeated = sorted({label for label in tidy if tidy.count(label) > 1})
-    if repeated:
-        raise InputError(f"labels must differ, but {', '.join(repeated)} stands more than once; remove the repeats")
-    if len(tidy) < 2:
-        raise InputError(f"{len(tidy)} label{'s' * (not tidy)} given, but classifying takes two or more; add some")
-    return tidy
 
 
 def _descriptions(

@@ -155,7 +155,7 @@ def cut_short(folder):
         (
             lambda folder: parquet.write_table(pyarrow.table({"label": [1], "name": ["a"]}), folder / "a.parquet"),
             0,
-            "no column holds bytes of pictures, but there are label, name",
+            "no column holds bytes of images, among the columns label, name; call the",
         ),
     ],
 )

@@ -66,6 +66,8 @@ def open_dataset(config: Config, options: Mapping[str, Any]) -> ImageDataset:
     from crossalign.datasets import load_dataset
 
     dataset = load_dataset(config, options["data_path"], download=options["download"], names=options["class_names"])
+    if dataset.passed_over:
+        click.echo(dataset.passed_over, err=True)
     if options["limit"]:
         dataset = dataset.limit(options["limit"])
     click.echo(f"{dataset.name}: {len(dataset.paths)} pictures, {len(dataset.class_names)} classes", err=True)

@@ -71,6 +71,12 @@ def read_image(
     """
     name = name or name_of(source)
     called = f"image {shortened(name)!r}" if name else "the image"
+    if isinstance(source, Fetched):
+        # Other errors than this one say nothing of the image, so that they are not turned into one of it.
+        try:
+            source = source.fetch()
+        except FileNotFoundError:
+            raise InputError(f"{called} does not exist; check the path") from None
     try:
         return _to_tensor(source_of(source), called, formats, max_pixels, shortest)
     except FileNotFoundError:

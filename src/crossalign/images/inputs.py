@@ -62,16 +62,13 @@ def shortened(text: str) -> str:
 
 
 def source_of(image: Any) -> Source:
-    """Reduce what a user hands over to a path, an open binary file or pixels.
+    """Reduce what a user hands over, except `Fetched`, to a path, an open binary file or pixels.
 
     Raises:
         InputError: it is something else; says what was given and what to give.
-        FileNotFoundError: a `Fetched` image does not exist.
     """
     if isinstance(image, Mapping):
         return source_of(_field(image))
-    if isinstance(image, Fetched):
-        return BytesIO(image.fetch())
     if isinstance(image, (bytes, bytearray, memoryview)):
         return BytesIO(bytes(image))
     if isinstance(image, (str, Path, Image.Image, np.ndarray, Tensor)):

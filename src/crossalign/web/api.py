@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import csv
 import json
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -29,6 +28,7 @@ from crossalign import __version__
 from crossalign.encoders import backends
 from crossalign.errors import InputError
 from crossalign.methods.registry import METHODS
+from crossalign.text.labels import check_labels, split_labels
 from crossalign.web.engine import Busy, Engine, Limits, Unavailable
 from crossalign.web.guards import BasicAuth, BodyLimit
 from crossalign.web.label_sets import Question
@@ -144,7 +144,10 @@ MULTIPART = {
     "required": ["images"],
     "properties": {
         "images": {"type": "array", "items": {"type": "string", "format": "binary"}, "minItems": 1},
-        "labels": {"type": "string", "description": "Comma separated; commas inside double quotes do not split."},
+        "labels": {
+            "type": "string",
+            "description": "Comma separated, one per line, or a JSON list; commas inside double quotes do not split.",
+        },
         "descriptions": {"type": "string", "description": "JSON: {label: [text]}."},
         "method": {"type": "string", "enum": list(METHODS), "default": "wca"},
         "domain": {"type": "string"},
@@ -225,9 +228,10 @@ def create_app(engine: Engine, labels: Sequence[str] = (), login: tuple[str, str
 
 def _answer(engine: Engine, pictures: Pictures, asked: Asked, labels: Sequence[str]) -> Answer:
     settings = asked.model_dump(include={"descriptions", "method", "domain", "views"})
-    if not asked.labels and not labels:
+    if asked.labels is None and not labels:
         raise InputError("no labels were given, and the server has none of its own; send two or more")
-    classify = engine.classifier(Question.of(asked.labels or labels, **settings))
+    names = labels if asked.labels is None else check_labels(asked.labels)
+    classify = engine.classifier(Question.of(names, **settings))
     results = []
     for (name, _), features in zip(pictures, engine.encode(pictures, classify), strict=True):
         if isinstance(features, InputError):
@@ -272,11 +276,7 @@ async def _from_form(request: Request, limits: Limits) -> tuple[Pictures, Asked]
     if labels := form.getlist("labels"):
         if any(isinstance(label, UploadFile) for label in labels):
             raise Refused(422, "labels must be text, not a file")
-        lines = [line for label in labels for line in str(label).splitlines()]
-        try:
-            fields["labels"] = [label for row in csv.reader(lines, skipinitialspace=True) for label in row]
-        except csv.Error as error:
-            raise Refused(422, f"labels cannot be split at commas ({error})") from None
+        fields["labels"] = [label for text in labels for label in split_labels(str(text), "labels")]
     asked = _checked(lambda: Asked.model_validate(fields))
     return [(file.filename or f"number {n}", file.file) for n, file in enumerate(files, start=1)], asked
 

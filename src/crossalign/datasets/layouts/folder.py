@@ -5,43 +5,32 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
-from crossalign.datasets import Tree, classes_of, find_tree, pictures_in
-from crossalign.datasets.class_lists import ClassList, class_list
+from crossalign.datasets import Tree, classes_of, find_tree, images_by_folder
+from crossalign.datasets.class_folders import check_no_splits, find_classes, own_classes
 from crossalign.datasets.configs import Config
 from crossalign.errors import InputError
+from crossalign.images.finding import PassedOver
 from crossalign.text.descriptions import normalise_name
 
 
 def read(root: Path, config: Config) -> Tree:
-    """Read class folders or a CSV; class names are the config's, else ImageNet's for wnids, else the folders'."""
-    is_csv = root.suffix.lower() == ".csv"
-    pictures = _from_csv(root) if is_csv else _from_folders(find_tree(root, config), config.left_out)
-    folders = sorted({folder for _, folder in pictures}, key=lambda folder: (normalise_name(folder), folder))
-    classes = classes_of(config) if config.classes else _own_classes(folders)
-    labels = classes.find(folders)
-    return Tree([path for path, _ in pictures], [labels[folder] for _, folder in pictures], classes)
-
-
-def _own_classes(folders: list[str]) -> ClassList:
-    imagenet = class_list("imagenet")
-    by_wnid = dict(zip(imagenet.keys, imagenet.names, strict=True))
-    if folders and all(folder in by_wnid for folder in folders):
-        return ClassList(tuple(folders), tuple(by_wnid[folder] for folder in folders))
-    names = [" ".join(folder.replace("_", " ").split()) for folder in folders]
-    by_name: dict[str, str] = {}
-    for folder, name in zip(folders, names, strict=True):
-        if (twin := by_name.setdefault(normalise_name(name), folder)) != folder:
-            raise InputError(f"class folders {twin!r} and {folder!r} have the same name; merge them or rename one")
-    return ClassList(tuple(folders), tuple(names))
-
-
-def _from_folders(root: Path, left_out: tuple[str, ...]) -> list[tuple[Path, str]]:
-    found: list[tuple[Path, str]] = []
-    for folder in sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")):
-        if folder.name in left_out:
-            continue
-        found += [(path, folder.name) for path in pictures_in(folder)]
-    return found
+    """Read class folders or a CSV; class names are the config's, else `own_classes` of the folders."""
+    passed = PassedOver()
+    if root.suffix.lower() == ".csv":
+        images = _from_csv(root)
+    else:
+        tree = find_tree(root, config)
+        images = images_by_folder(tree, passed, config.left_out)
+    folders = sorted({folder for _, folder in images}, key=lambda folder: (normalise_name(folder), folder))
+    if config.classes:
+        classes = classes_of(config)
+        labels = find_classes(classes, folders)
+    else:
+        if root.suffix.lower() != ".csv":
+            check_no_splits(root, folders)
+        classes = own_classes(folders)
+        labels = {folder: label for label, folder in enumerate(folders)}
+    return Tree([path for path, _ in images], [labels[folder] for _, folder in images], classes, str(passed))
 
 
 def _from_csv(file: Path) -> list[tuple[Path, str]]:
