@@ -74,13 +74,18 @@ def split_labels(text: str, what: str = "the text of labels", *, lines_only: boo
         labels = _cells(lines, what)
     if len(labels) > 1 and all(len(label) > 2 and label[0] == label[-1] == "'" for label in labels):
         labels = [label[1:-1] for label in labels]
-    _check_brackets(labels, what)
+    # What stands in quotes is meant as it stands.
+    _check_brackets([label for label in labels if _quoted(label) not in text], what)
     return labels if '"' in text else _without_marks(labels)
 
 
 def joined_labels(labels: Iterable[str]) -> str:
     """Write labels one per line, so that `split_labels` gives them back."""
-    return "\n".join(label if _PLAIN.fullmatch(label) else '"' + label.replace('"', '""') + '"' for label in labels)
+    return "\n".join(label if _PLAIN.fullmatch(label) else _quoted(label) for label in labels)
+
+
+def _quoted(label: str) -> str:
+    return '"' + label.replace('"', '""') + '"'
 
 
 def check_labels(labels: Iterable[str], least: int = 2) -> list[str]:
