@@ -86,7 +86,7 @@ def test_a_published_list_finds_its_folders_behind_numbers_and_possessives(tmp_p
     ],
 )
 def test_splits_are_no_classes(tmp_path, folders):
-    with pytest.raises(InputError, match="look like splits, not classes; give the folder of one split, .*path,label"):
+    with pytest.raises(InputError, match=r"look like splits, not classes; give the folder of one split, .*path,label"):
         names(tree(tmp_path, *folders))
 
 

@@ -85,7 +85,7 @@ def test_numbers_and_signs_of_names_stay(labels):
         ('[{"name": "cat"}]', "a list of other things"),
         ("names: ['cat', 'dog']", "half a bracket, as in a list of another notation"),
         ("('cat', 'dog')", "half a bracket"),
-        ('names: ["cat", "dog"]', "half a bracket"),
+        ('names: ["cat", "dog"]', "cannot be split at its commas"),
         ("id,name\n1,cat\n2,dog", "X is a table with the columns id, name; give a label per line"),
         ('"cat"dog, fox', 'X cannot be split at its commas .*; write a label with quotes as "a ""b"" c"'),
     ],

@@ -174,7 +174,10 @@ def _fill(
                 failures[answer.name] = answer.failure
             bar.update(1)
 
-        asyncio.run(describe(server, order, questions, arrived, concurrency=concurrency))
+        def say(text: str) -> None:
+            click.echo(text, err=True)
+
+        asyncio.run(describe(server, order, questions, arrived, concurrency=concurrency, say=say))
     return {name: failures[name] for name in questions if name in failures}
 
 
