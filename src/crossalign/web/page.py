@@ -60,7 +60,9 @@ PHOTOS = {
 EMPTY = "<p class='ca-empty'>Choose pictures, name two or more labels, and the answer stands here, with its reasons.</p>"
 
 
-def mount_page(app: FastAPI, engine: Engine, labels: Sequence[str] = (), llm: Server | None = None) -> None:
+def mount_page(
+    app: FastAPI, engine: Engine, labels: Sequence[str] = (), llm: Server | None = None, root_path: str = ""
+) -> None:
     """Put the page on an application's root.
 
     Args:
@@ -68,11 +70,13 @@ def mount_page(app: FastAPI, engine: Engine, labels: Sequence[str] = (), llm: Se
         engine: answers.
         labels: stand in the labels' field at first.
         llm: is asked for descriptions, if there is one.
+        root_path: the path below which a proxy serves the application, or empty.
     """
     gr.mount_gradio_app(
         app,
         Page(engine, labels, llm).blocks,
         path="/",
+        root_path=root_path or None,
         theme=_theme(),
         css_paths=Path(__file__).with_name("page.css"),
         footer_links=[],
