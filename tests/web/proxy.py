@@ -1,4 +1,4 @@
-"""A proxy as nginx is with `location /tools/crossalign/ { proxy_pass http://server/; }`: it cuts the prefix off, or passes it on."""
+"""A proxy as nginx is, with the headers of docs/serve.md: it cuts the prefix off, or passes it on."""
 
 import http.client
 import threading
@@ -25,6 +25,8 @@ def proxied(url, prefix, cut=True):
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             upstream = http.client.HTTPConnection(host, port, timeout=60)
             headers = {name: value for name, value in self.headers.items() if name.lower() not in HOP_BY_HOP}
+            about = {"Host": self.headers["Host"], "Proto": "http", "Prefix": prefix}
+            headers |= {f"X-Forwarded-{name}": value for name, value in about.items()}
             upstream.request(self.command, self.path[len(prefix) :] if cut else self.path, body, headers)
             response = upstream.getresponse()
             self.send_response(response.status)

@@ -5,9 +5,9 @@ import shutil
 import httpx
 import pytest
 from playwright.sync_api import expect, sync_playwright
+from proxy import proxied
 
 from conftest import PHOTOS
-from proxy import proxied
 from server import serving
 
 PREFIX = "/tools/crossalign"
