@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from crossalign.datasets.configs import load_config
 from crossalign.encoders import Encoder, load_encoder
+from crossalign.encoders._processes import SentEncoder, prepare_process
 from crossalign.errors import InputError
 from crossalign.features.adaptive import Rounds, encode_until_settled, settled
 from crossalign.features.pipeline import encode_views, ordered_map, text_features
@@ -167,6 +169,8 @@ class Classifier:
         if isinstance(encoder, str):
             encoder = load_encoder(encoder, device, runtime=runtime, precision=precision)
         self.encoder = encoder
+        self._loaded_in = os.getpid()
+        prepare_process(encoder, self._loaded_in)
         # Twice what the smallest view needs, so that resizing has enough to smooth over.
         smallest = self.recipe.crop_scale[0] if self.method.cross else 1.0
         self._shortest = ceil(2 * max(encoder.preprocessing.size) / smallest)
@@ -180,6 +184,25 @@ class Classifier:
         self.bank = text_bank(
             self.method, inputs, lambda texts: text_features(texts, self.encoder, store), config.text_scale
         )
+
+    def __copy__(self) -> Classifier:
+        """Copy it within this process, with the same encoder."""
+        other = object.__new__(type(self))
+        other.__dict__.update(self.__dict__)
+        return other
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Pickle the texts' features as they are, and how to load the encoder in place of it."""
+        state = self.__dict__.copy()
+        if "encoder" in state:
+            state["encoder"] = SentEncoder.of(self.encoder)
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Load the encoder where the classifier is unpickled."""
+        self.__dict__.update(state, _loaded_in=os.getpid())
+        if isinstance(state.get("encoder"), SentEncoder):
+            self.encoder = state["encoder"].load()
 
     def __call__(self, images: ImageLike | Iterable[ImageLike], top_k: int = 3) -> list[Classification]:
         """Classify pictures; one that cannot be read has an `error` and the others go on.
@@ -204,7 +227,11 @@ class Classifier:
         """Yield each picture with the (1 + M, D) features of its views, or with the reason why it cannot be read.
 
         With adaptive views M is what the picture took.
+
+        Raises:
+            InputError: the encoder cannot be used in this process, which was forked.
         """
+        prepare_process(self.encoder, self._loaded_in)
         if self.rounds:
             yield from self._encode_adaptively(images, self.rounds)
             return
@@ -256,6 +283,7 @@ class Classifier:
 
     def cut(self, image: Tensor) -> Tensor:
         """Cut a picture's views: (3, H, W) uint8 to (1 + M, 3, *size) uint8, the whole image first."""
+        prepare_process(self.encoder, self._loaded_in)
         return cut_views(image, self.recipe, self.encoder.preprocessing)
 
     def score(self, features: Tensor) -> Tensor:
