@@ -107,7 +107,7 @@ def encode(
         return torch.cat([encoder.preprocessing.fit(image)[None], cut_boxes(image, boxes, encoder.preprocessing)])
 
     pictures = zip(dataset.paths, dataset.indices, strict=True)
-    return torch.cat([encode_views(encoder, views[None]) for views in ordered_map(cut, pictures, 2, ahead=16)])
+    return torch.stack(list(encode_views(encoder, ordered_map(cut, pictures, 2, ahead=16))))
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from crossalign.datasets.configs import Config, load_config
 from crossalign.encoders import Encoder, load_encoder
 from crossalign.evaluation.evaluate import Evaluation, dataset_prompts, evaluate
 from crossalign.evaluation.statistics import Comparison, compare, wilson_interval
-from crossalign.features.pipeline import encode_pictures, image_features, text_features
+from crossalign.features.pipeline import encode_images, image_features, text_features
 from crossalign.images.crops import ViewRecipe
 from crossalign.methods.registry import METHODS, Method, with_prompts
 from crossalign.methods.scoring import class_scores, text_bank
@@ -210,7 +210,7 @@ def _times(dataset: ImageDataset, encoder: Encoder, config: Config, methods: lis
         recipe = ViewRecipe(views, config.crop_scale, 1)
         work = zip(part.paths, part.indices, strict=True)
         start = time.perf_counter()
-        for _ in encode_pictures(work, encoder, recipe, batch_size=8, num_workers=2):
+        for _ in encode_images(work, encoder, recipe, num_workers=2):
             pass
         passes[views] = (time.perf_counter() - start) / len(part.paths)
     store = Store()

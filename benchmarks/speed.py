@@ -12,7 +12,7 @@ round, given as the median and the range over rounds.
 reference   each picture is opened by PIL in a DataLoader worker, each of its crops goes through the encoder's own PIL
             transform one by one, and batches of 32 pictures through torch in float32; texts are encoded class by class,
             padded to 77 tokens
-ours        `crossalign.features.pipeline.encode_pictures`, by runtime and precision
+ours        `crossalign.features.pipeline.encode_images`, by runtime and precision
 pipeline    Hugging Face's zero-shot-image-classification with the same architecture, which looks at one view
 pixels      one thread unpacks a JPEG of 1024 x 768 and cuts and resizes its views; the reference by PIL
 limit       the same floating-point operations at the rate at which this machine multiplies matrices in that precision
@@ -27,7 +27,8 @@ import statistics
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
@@ -129,19 +130,22 @@ def reference(files: Sequence[Path], encode: Callable[[Tensor], Tensor], preproc
 
 
 def ours(files: Sequence[Path], encoder: Encoder) -> float:
-    """Do what `encode_pictures` does, and give the share of the time in which the encoder waited for pixels."""
+    """Do what `encode_images` does, and give the share of the time in which the encoder waited for pixels."""
     start, waited = time.perf_counter(), 0.0
     views = ordered_map(
         lambda file: cut_views(read_image(file), RECIPE, encoder.preprocessing), files, torch.get_num_threads(), ahead=16
     )
-    while True:
+
+    def timed() -> Iterator[Tensor]:
+        nonlocal waited
         asked = time.perf_counter()
-        batch = list(islice(views, 8))
-        waited += time.perf_counter() - asked
-        if not batch:
-            return waited / (time.perf_counter() - start)
-        for picture in batch:
-            encode_views(encoder, picture[None])
+        for image in views:
+            waited += time.perf_counter() - asked
+            yield image
+            asked = time.perf_counter()
+
+    deque(encode_views(encoder, timed()), maxlen=0)
+    return waited / (time.perf_counter() - start)
 
 
 def pil_pixels(file: Path, preprocessing: Preprocessing) -> None:

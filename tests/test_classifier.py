@@ -120,13 +120,6 @@ def test_results_depend_on_no_neighbours_or_workers(make, alone, num_workers):
     assert_same(classify(PATHS[::-1] * 2 + PATHS[:1]), alone[::-1] * 2 + alone[:1])
 
 
-def test_a_batch_of_any_size_gives_the_same(make, alone, monkeypatch):
-    classify = make()
-    for size in (1, 2):
-        monkeypatch.setattr(classify, "batch_size", size)
-        assert_same(classify(PATHS[:3]), alone[:3])
-
-
 def test_the_seed_moves_the_views(make, alone):
     again, other = make(seed=0)(PATHS), make(seed=1)(PATHS)
     assert_same(again, alone)

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
 from math import ceil
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -20,7 +19,7 @@ from crossalign.encoders import Encoder, load_encoder
 from crossalign.encoders._processes import SentEncoder, prepare_process
 from crossalign.errors import InputError
 from crossalign.features.adaptive import Rounds, encode_until_settled, settled
-from crossalign.features.pipeline import encode_views, ordered_map, text_features
+from crossalign.features.pipeline import AHEAD, encode_views, ordered_map, text_features
 from crossalign.images.crops import ViewRecipe, cut_views
 from crossalign.images.decoding import read_image
 from crossalign.images.inputs import ImageLike, is_single, name_of
@@ -92,7 +91,6 @@ class Classifier:
         labels: C class names.
         encoder, method: what compares pictures with texts, and how.
         recipe: which views are taken of a picture.
-        batch_size: pictures encoded together.
         bank: the labels' texts, encoded and weighted.
         image_scale, form: of the method's weights and score.
 
@@ -157,7 +155,6 @@ class Classifier:
             raise InputError(f"form is {form!r}, but must be one of {', '.join(FORMS)}")
         self.form = form
         self.image_scale = config.image_scale
-        self.batch_size = config.batch_size
         self._workers = num_workers
         self.rounds = Rounds(max_views, confidence) if views == "adaptive" else None
         if self.rounds:
@@ -242,12 +239,22 @@ class Classifier:
             except InputError as error:
                 return image, error
 
-        results = ordered_map(cut, images, self._workers, ahead=2 * self.batch_size)
-        while batch := list(islice(results, self.batch_size)):
-            good = [views for _, views in batch if isinstance(views, Tensor)]
-            features = iter(encode_views(self.encoder, torch.stack(good)) if good else ())
-            for image, views in batch:
-                yield image, views if isinstance(views, InputError) else next(features)
+        # In order: an image whose features are on their way, or one that cannot be read, with the reason.
+        order: deque[tuple[ImageLike, InputError | None]] = deque()
+
+        def readable() -> Iterator[Tensor]:
+            for image, views in ordered_map(cut, images, self._workers, AHEAD):
+                if isinstance(views, Tensor):
+                    order.append((image, None))
+                    yield views
+                else:
+                    order.append((image, views))
+
+        for features in encode_views(self.encoder, readable()):
+            while order[0][1]:
+                yield order.popleft()  # type: ignore[misc]
+            yield order.popleft()[0], features
+        yield from order  # type: ignore[misc]
 
     def _encode_adaptively(
         self, images: Iterable[ImageLike], rounds: Rounds
@@ -268,7 +275,7 @@ class Classifier:
             weights = view_weights(self.method, self.bank, whole, views, image_scale=self.image_scale)
             return bool(settled(views, weights, texts, rounds))
 
-        for image, cut in ordered_map(read, images, self._workers, ahead=2 * self.batch_size):
+        for image, cut in ordered_map(read, images, self._workers, AHEAD):
             if isinstance(cut, InputError):
                 yield image, cut
             else:

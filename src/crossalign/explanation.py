@@ -213,7 +213,7 @@ def explain(
     pixels = read_image(image)
     height, width = pixels.shape[1:]
     if features is None:
-        features = encode_views(classify.encoder, classify.cut(pixels)[None])[0]
+        (features,) = encode_views(classify.encoder, [classify.cut(pixels)])
     ranked = classify.rank(classify.score(features[None])[0], len(classify.labels))
     chosen = [p for rank, p in enumerate(ranked) if rank < top_k or p.label in also]
     whole, views = features[None, 0], features[None, 1:]
@@ -248,7 +248,7 @@ def explain_both(
     pixels = read_image(image)
     image = pixels.permute(1, 2, 0).numpy()
     most = max(classify, rival, key=lambda one: one.recipe.count)
-    features = encode_views(classify.encoder, most.cut(pixels)[None])[0]
+    (features,) = encode_views(classify.encoder, [most.cut(pixels)])
     # Of the same seed, fewer views are the first of more.
     seen = [features[: 1 + one.recipe.count] for one in (classify, rival)]
     best = [

@@ -12,28 +12,14 @@ import time
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
 
+from command import SCRIPT, fails, run
 from conftest import PHOTOS
-from crossalign.cli import main
 from crossalign.methods.registry import METHODS
 
 VERBS = tuple(
     "ablate classify datasets demo describe encoders evaluate explain features methods reproduce serve store table".split()  # noqa: SIM905
 )
-SCRIPT = Path(sys.executable).with_name("crossalign")
-
-
-def run(*arguments, stdin=None, cwd=None):
-    return subprocess.run([SCRIPT, *map(str, arguments)], input=stdin, capture_output=True, text=True, cwd=cwd, timeout=300)
-
-
-def fails(*arguments, stdin=None):
-    """What a command says that ends with 2, in this process, where torch is there already; a real one is tried below."""
-    done = CliRunner().invoke(main, [*map(str, arguments)], input=stdin, prog_name="crossalign")
-    assert done.exit_code == 2, done.output
-    assert "Traceback" not in done.output
-    return done.stderr
 
 
 @pytest.fixture(scope="module")
@@ -197,7 +183,7 @@ def test_evaluate_prints_a_table_and_writes_results(evaluated):
         "classes": 4,
         "fingerprint": "",
     }
-    assert content["views"] == {"count": 4, "crop_scale": [0.1, 0.9], "sampled": 4, "runs": 3, "decoder": "pil"}
+    assert content["views"] == {"count": 4, "crop_scale": [0.1, 0.9], "sampled": 4, "runs": 3}
     by_method = {row["method"]: row for row in content["results"]}
     assert list(by_method) == list(METHODS)
     for row in by_method.values():
@@ -245,7 +231,7 @@ def test_the_references_spelling_and_a_config_file_work(by_class, tmp_path):
     (tmp_path / "quick.yaml").write_text("views: 3\nsampled_views: 3\nruns: 2\ntemplates: ['a picture of a {}.']\n")
     done = run(
         "evaluate", "--dataset_name", "folder", "--data_path", by_class, "--config", tmp_path / "quick.yaml", "--limit", 2,
-        "--methods", "clip-e,clip", "--num_workers", 1, "--batch_size", 2, "--output", tmp_path / "r.json",
+        "--methods", "clip-e,clip", "--num_workers", 1, "--output", tmp_path / "r.json",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     content = json.loads((tmp_path / "r.json").read_text())

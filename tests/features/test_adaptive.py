@@ -10,8 +10,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
-from test_cli import run
 
+from command import run
 from conftest import PHOTOS
 from crossalign.classifier import Classifier
 from crossalign.errors import InputError

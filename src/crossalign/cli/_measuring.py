@@ -20,7 +20,6 @@ dataset_options = common.options(
     click.option("--data-path", "--data_path", type=click.Path(), help="The dataset's folder [default: the config's]."),
     click.option("--config", "config_name", help="A YAML file or a bundled config's name [default: the dataset's]."),
     click.option("--encoder", help="See `crossalign encoders` [default: the config's]."),
-    click.option("--batch-size", "--batch_size", type=click.IntRange(1), help="Pictures a batch [default: the config's]."),
     click.option("--limit", type=click.IntRange(1), help="Only that many pictures, spread evenly over the dataset."),
     click.option(
         "--class-names",
@@ -32,33 +31,6 @@ dataset_options = common.options(
     click.option("--download", is_flag=True, help="Fetch the dataset first, where torchvision can."),
 )
 """What names a dataset and how it is read."""
-
-decoder_option = click.option(
-    "--decoder",
-    type=click.Choice(["pil", "nvjpeg"]),
-    default="pil",
-    show_default=True,
-    help="What unpacks JPEGs; nvjpeg: a CUDA GPU, to pixels that differ a little, so that features are kept apart.",
-)
-
-
-def check_decoder(options: Mapping[str, Any]) -> None:
-    """Refuse, before long work, a decoder that the machines do not have.
-
-    Raises:
-        InputError: says what is lacking.
-    """
-    if options["decoder"] == "pil":
-        return
-    from crossalign.encoders import pick_device
-    from crossalign.images.unpacking import check_nvjpeg
-
-    if options.get("executor") == "ray" and options["device"] != "cpu":
-        # Each worker looks for itself: the driver may be without a GPU.
-        if not options["gpus_per_worker"]:
-            raise InputError("decoder nvjpeg needs workers with a CUDA GPU; add --num-gpus-per-worker 1, or take pil")
-    else:
-        check_nvjpeg(pick_device(options["device"]))
 
 
 def open_dataset(config: Config, options: Mapping[str, Any]) -> ImageDataset:

@@ -30,7 +30,6 @@ from crossalign.errors import InputError
 @click.option("--figure", type=click.Path(), help="Draw accuracy over the number of views: FILE.png, FILE.svg or FILE.pdf.")
 @common.form_option
 @common.seed_option
-@measuring.decoder_option
 @common.workers_option
 @common.device_option
 @common.runtime_options
@@ -52,7 +51,7 @@ def command(**options: Any) -> None:
       crossalign ablate --dataset folder --data-path pets --config oxford_pet --axes prompts --limit 100
     """
     config = measuring.dataset_config(options["dataset_name"], options["config_name"])
-    changes = {key: options[key] for key in ("encoder", "views", "batch_size") if options[key] is not None}
+    changes = {key: options[key] for key in ("encoder", "views") if options[key] is not None}
     config = replace(config, **changes)
     scales = [measuring.read_crop_scale(text, config) for text in options["crop_scales"]]
     if scales:
@@ -78,7 +77,6 @@ def command(**options: Any) -> None:
         )
     if drawing and ("views" not in axes or config.views < 2):
         raise InputError("--figure draws accuracy over the number of views; put views among --axes, and take two or more")
-    measuring.check_decoder(options)
     found = ablate(
         measuring.open_dataset(config, options),
         common.load_encoder(config.encoder, options),
@@ -91,7 +89,6 @@ def command(**options: Any) -> None:
         seed=options["seed"],
         form=options["form"],
         allow_missing=options["allow_missing"],
-        decoder=options["decoder"],
         num_workers=options["num_workers"],
         progress=common.progress_bar,
     )

@@ -51,7 +51,6 @@ EVEN = ("photo", "templates", "waffle")
 @click.option("--report", type=click.Path(), help="Write an HTML page of accuracies by method and class there.")
 @common.form_option
 @common.seed_option
-@measuring.decoder_option
 @common.workers_option
 @common.device_option
 @common.runtime_options
@@ -74,7 +73,6 @@ def command(**options: Any) -> None:
       crossalign evaluate --dataset imagenet --executor ray --ray-address auto --store /shared/store
     """
     clusters.check_executor(options)
-    measuring.check_decoder(options)
     config, budget = _config(options)
     file, page = (common.check_output(options[key]) if options[key] else None for key in ("output", "report"))
     descriptions = measuring.read_descriptions(config, options["descriptions"])
@@ -103,7 +101,6 @@ def command(**options: Any) -> None:
             fresh_seeds=options["fresh_seeds"],
             calibration=options["calibration"],
             budget=budget,
-            decoder=options["decoder"],
             transductive=options["transductive"],
             num_workers=options["num_workers"],
             executor=executor,
@@ -134,7 +131,7 @@ def _config(options: dict[str, Any]) -> tuple[Config, int | None]:
         if views is not None:
             raise InputError(f"--budget {options['budget']} and --views {views} both say how many views; leave one out")
         views, sentences = _budget(options["budget"])
-    changes: dict[str, Any] = {key: options[key] for key in ("encoder", "runs", "batch_size")}
+    changes: dict[str, Any] = {key: options[key] for key in ("encoder", "runs")}
     changes |= {"views": views, "sampled_views": views}
     if options["crop_scale"] is not None:
         changes["crop_scale"] = measuring.read_crop_scale(options["crop_scale"], config)

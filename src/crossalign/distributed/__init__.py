@@ -37,7 +37,7 @@ from crossalign.encoders import Encoder
 from crossalign.errors import InputError
 from crossalign.evaluation.ranks import Scored, Scorer, collect
 from crossalign.features.pipeline import ImageFeatures, ShardWork, encode_shards, runtime_key
-from crossalign.images.crops import ViewRecipe
+from crossalign.images.crops import Recipe
 from crossalign.store.shards import ShardFolder
 
 LoadEncoder = Callable[[], Encoder]
@@ -100,7 +100,7 @@ class Cluster:
         if self._joined:
             ray.shutdown()
 
-    def encode(self, work: Sequence[ShardWork], shards: ShardFolder, recipe: ViewRecipe) -> Iterator[int]:
+    def encode(self, work: Sequence[ShardWork], shards: ShardFolder, recipe: Recipe) -> Iterator[int]:
         """Encode and write shards, as `features.EncodeShards` says.
 
         Raises:
@@ -193,7 +193,7 @@ class LoadOfWorker:
 class _Encode:
     """A worker that encodes shards."""
 
-    def __init__(self, load: LoadOfWorker, shards: ShardFolder, recipe: ViewRecipe):
+    def __init__(self, load: LoadOfWorker, shards: ShardFolder, recipe: Recipe):
         self._load, self._shards, self._recipe = load, shards, recipe
         self._encoder: Encoder | None = None
 
@@ -204,9 +204,7 @@ class _Encode:
             self._encoder = self._encoder or self._load()
             missing = [one for one in work if self._shards.read(one.number) is None]
             decoders = self._load.workers.decoders
-            for _ in encode_shards(
-                missing, self._shards, self._recipe, encoder=self._encoder, batch_size=8, num_workers=decoders
-            ):
+            for _ in encode_shards(missing, self._shards, self._recipe, encoder=self._encoder, num_workers=decoders):
                 pass
         except InputError as error:
             return {"shards": [], "pictures": 0, "error": str(error)}

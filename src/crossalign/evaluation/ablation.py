@@ -21,7 +21,7 @@ from crossalign.evaluation.evaluate import Evaluation, dataset_prompts
 from crossalign.evaluation.ranks import Scorer
 from crossalign.evaluation.statistics import Comparison, compare, wilson_interval
 from crossalign.features.pipeline import ImageFeatures, Progress, image_features, ordered_map, silent, text_features
-from crossalign.images.crops import Decoder, ViewRecipe
+from crossalign.images.crops import ViewRecipe
 from crossalign.methods.alignment import FORMS, Form
 from crossalign.methods.registry import METHODS, Method, TextBank, pick_methods, with_prompts
 from crossalign.methods.scoring import text_bank
@@ -140,7 +140,6 @@ class Ablation:
         return {"ablation_schema": 1, **{key: about[key] for key in kept}} | {
             "full": asdict(self.full),
             "draws": "each view once",
-            "decoder": self.done.decoder,
             "cells": [cell.to_dict() for cell in self.cells],
             "controls": [cell.to_dict() for cell in self.controls],
         }
@@ -207,7 +206,6 @@ def ablate(
     seed: int = 0,
     form: Form = "released",
     allow_missing: bool = False,
-    decoder: Decoder = "pil",
     num_workers: int = 2,
     progress: Progress = silent,
 ) -> Ablation:
@@ -228,7 +226,6 @@ def ablate(
         seed: of boxes and control prompts.
         form: of the full method's score.
         allow_missing: let the prompt stand for a class without descriptions, instead of refusing it.
-        decoder: what unpacks JPEGs; see `evaluation.evaluate`.
         num_workers: threads that decode and cut, and later score.
         progress: shown while pictures are encoded and scored.
 
@@ -240,7 +237,7 @@ def ablate(
     full, grid, controls = plan(method, axes, most=config.views, crop_scales=crop_scales, form=form)
     settings = list(dict.fromkeys([full, *grid, *controls]))
     inputs = dataset_prompts(dataset, config, descriptions, seed=seed, allow_missing=allow_missing)
-    done = Evaluation(dataset, encoder, config, seed, tuple(d.source for d in descriptions), decoder=decoder)
+    done = Evaluation(dataset, encoder, config, seed, tuple(d.source for d in descriptions))
     with _timed(done, "texts"):
         banks = {
             setting.of_method(): text_bank(
@@ -254,9 +251,8 @@ def ablate(
             features = image_features(
                 dataset,
                 encoder,
-                ViewRecipe(config.views, scale, seed, decoder),
+                ViewRecipe(config.views, scale, seed),
                 store,
-                batch_size=config.batch_size,
                 num_workers=num_workers,
                 progress=progress,
             )

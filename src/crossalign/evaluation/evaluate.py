@@ -33,7 +33,7 @@ from crossalign.evaluation.statistics import (
 )
 from crossalign.evaluation.transductive import Transduced, score_together
 from crossalign.features.pipeline import ImageFeatures, Progress, ShardWork, image_features, silent, text_features
-from crossalign.images.crops import Decoder, ViewRecipe
+from crossalign.images.crops import Recipe, ViewRecipe
 from crossalign.methods.alignment import Form
 from crossalign.methods.registry import Method
 from crossalign.methods.scoring import text_bank
@@ -116,7 +116,6 @@ class Evaluation:
         kept: how many came from the store.
         comparisons: each method against clip, and the best against the runner-up; see `statistics.paper_pairs`.
         budget: the most prompts a class kept, or None for all of them.
-        decoder: what unpacked JPEGs.
         transductive: one a method that has scores for it, if it was asked for.
     """
 
@@ -131,7 +130,6 @@ class Evaluation:
     kept: int = 0
     comparisons: list[Comparison] = field(default_factory=list)
     budget: int | None = None
-    decoder: Decoder = "pil"
     transductive: list[Transduced] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
@@ -161,7 +159,6 @@ class Evaluation:
                 "crop_scale": list(config.crop_scale),
                 "sampled": config.sampled_views,
                 "runs": config.runs,
-                "decoder": self.decoder,
             },
             "budget": None if self.budget is None else {"views": config.views, "sentences": self.budget},
             "scales": {"image": config.image_scale, "text": config.text_scale},
@@ -181,7 +178,7 @@ class Evaluation:
 class Executor(Protocol):
     """Where the long work is done if not in this process; see `distributed.Cluster`."""
 
-    def encode(self, work: Sequence[ShardWork], shards: ShardFolder, recipe: ViewRecipe) -> Iterator[int]:
+    def encode(self, work: Sequence[ShardWork], shards: ShardFolder, recipe: Recipe) -> Iterator[int]:
         """Do what `features.encode_shards` does, with an encoder of the same fingerprint and runtime."""
         ...
 
@@ -204,7 +201,6 @@ def evaluate(
     fresh_seeds: int = 1,
     calibration: bool = False,
     budget: int | None = None,
-    decoder: Decoder = "pil",
     transductive: bool = False,
     num_workers: int = 2,
     executor: Executor | None = None,
@@ -225,7 +221,6 @@ def evaluate(
         fresh_seeds: S, how many seeds of crops are measured: seed, seed + 1, ... Prompts stay those of the first.
         calibration: also measure how far the probabilities of each method's first run can be believed.
         budget: the most prompts that each class keeps, the same for all methods; see `prompts.within_budget`.
-        decoder: what unpacks JPEGs; "nvjpeg" does it on a CUDA GPU, to features of its own.
         transductive: also judge the pictures all together, by TransCLIP, on the scores of methods with the matcher "mean".
         num_workers: threads that decode and cut, and later score.
         executor: encodes and scores elsewhere; by default this process does.
@@ -236,9 +231,9 @@ def evaluate(
             at the crops of fresh seeds or has scores for TransCLIP, or there are too few pictures to fit a temperature.
     """
     store = store or Store()
-    recipe = ViewRecipe(config.views if any(m.cross for m in methods) else 0, config.crop_scale, seed, decoder)
+    recipe = ViewRecipe(config.views if any(m.cross for m in methods) else 0, config.crop_scale, seed)
     _check_asked(methods, len(dataset.paths), fresh_seeds, calibration, transductive)
-    done = Evaluation(dataset, encoder, config, seed, tuple(d.source for d in descriptions), budget=budget, decoder=decoder)
+    done = Evaluation(dataset, encoder, config, seed, tuple(d.source for d in descriptions), budget=budget)
     inputs = dataset_prompts(dataset, config, descriptions, seed=seed, allow_missing=allow_missing)
     with _timed(done, "texts"):
         banks = [
@@ -255,7 +250,6 @@ def evaluate(
                 encoder,
                 recipe,
                 store,
-                batch_size=config.batch_size,
                 num_workers=num_workers,
                 progress=progress,
                 encode=executor.encode if executor else None,

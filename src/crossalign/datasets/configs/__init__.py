@@ -66,7 +66,6 @@ class Config:
         views: M, encoded once a picture.
         sampled_views: how many of them a run draws, with replacement.
         runs: R.
-        batch_size: pictures cut and encoded together.
         image_scale, text_scale: logarithms of the softmax scales a and b.
         templates: hand-written prompts with {} for the name.
         domain: what kind of thing all classes are ("pet"), or empty.
@@ -89,7 +88,6 @@ class Config:
     views: int = 60
     sampled_views: int = 60
     runs: int = 20
-    batch_size: int = 8
     image_scale: float = 4.0
     text_scale: float = 2.0
     templates: tuple[str, ...] = ("a photo of a {}.",)

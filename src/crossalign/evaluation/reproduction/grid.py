@@ -193,7 +193,7 @@ def _made_of(
     """Collect all that decides a cell's results, as JSON gives it back."""
     texts = [(given.style, sorted(given.classes.items())) for given in descriptions]
     # What is not in here either only says where things lie, or shows in the facts below, or changes speed alone.
-    apart = (*TREE_FIELDS, "classes", "descriptions", "encoder", "batch_size", "crop_scale_written")
+    apart = (*TREE_FIELDS, "classes", "descriptions", "encoder", "crop_scale_written")
     facts = {key: value for key, value in asdict(config).items() if key not in apart} | {
         "version": __version__,
         "dataset": dataset.fingerprint,
