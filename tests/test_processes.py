@@ -18,10 +18,10 @@ CAT = str(PHOTOS / "chelsea.png")
 FORK = """
 import os, sys
 from crossalign import Classifier
-classify = Classifier(["cat", "dog"], views=4)
+classify = Classifier(["cat", "dog"], method="clip")
 image = sys.argv[1]
 print(classify(image)[0].label, flush=True)
-for make in (lambda: classify, lambda: Classifier(["cat", "dog"], views=4)):
+for make in (lambda: classify, lambda: Classifier(["cat", "dog"], method="clip")):
     child = os.fork()
     if not child:
         try:
@@ -45,9 +45,7 @@ def test_what_stands_no_fork_refuses_in_a_sentence(builtin, monkeypatch):
     monkeypatch.setattr(_processes.os, "getpid", lambda: -1)
     fast = type("Runtime", (), {"engine": "openvino", "precision": "f32"})()
     monkeypatch.setattr(builtin, "runtime", fast, raising=False)
-    with pytest.raises(
-        InputError, match="lite0 on openvino was loaded before this process was forked"
-    ):
+    with pytest.raises(InputError, match="lite0 on openvino was loaded before this process was forked"):
         classify(CAT)
 
 
@@ -68,7 +66,5 @@ def test_a_classifier_is_sent_to_a_spawned_worker(builtin):
 
 def test_other_weights_are_refused_where_it_is_unpickled(builtin):
     sent = _processes.SentEncoder.of(builtin)
-    with pytest.raises(
-        InputError, match="encoder builtin:lite0 has other weights here than where"
-    ):
+    with pytest.raises(InputError, match="encoder builtin:lite0 has other weights here than where"):
         replace(sent, fingerprint="other").load()

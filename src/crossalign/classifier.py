@@ -16,7 +16,7 @@ from torch import Tensor
 
 from crossalign.datasets.configs import load_config
 from crossalign.encoders import Encoder, load_encoder
-from crossalign.encoders._processes import SentEncoder, prepare_process
+from crossalign.encoders._processes import SentEncoder, prepare_process, prepare_torch
 from crossalign.errors import InputError
 from crossalign.features.adaptive import Rounds, encode_until_settled, settled
 from crossalign.features.pipeline import AHEAD, encode_views, ordered_map, text_features
@@ -146,6 +146,7 @@ class Classifier:
             InputError: fewer than two labels, repeated or empty ones, one without descriptions, an unknown method, or a bad
                 encoder, seed or crop scale.
         """
+        prepare_torch()
         self.labels = tuple(check_labels(labels))
         config = load_config("folder")
         if method == "all":
@@ -167,7 +168,6 @@ class Classifier:
             encoder = load_encoder(encoder, device, runtime=runtime, precision=precision)
         self.encoder = encoder
         self._loaded_in = os.getpid()
-        prepare_process(encoder, self._loaded_in)
         # Twice what the smallest view needs, so that resizing has enough to smooth over.
         smallest = self.recipe.crop_scale[0] if self.method.cross else 1.0
         self._shortest = ceil(2 * max(encoder.preprocessing.size) / smallest)

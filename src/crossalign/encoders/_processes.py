@@ -14,11 +14,17 @@ from crossalign.errors import InputError
 _IMPORTED_IN = os.getpid()
 
 
+def prepare_torch() -> None:
+    """Let torch take one thread in a forked process, before it computes anything there.
+
+    The threads of its pool are missing in such a process, and what waits for them waits forever; with one there is no pool.
+    """
+    if os.getpid() != _IMPORTED_IN and torch.get_num_threads() > 1:
+        torch.set_num_threads(1)
+
+
 def prepare_process(encoder: Encoder, loaded_in: int) -> None:
     """Make sure that an encoder can be used here, before it is.
-
-    In a forked process the threads of torch's pool are missing, and whatever waits for them waits forever; with one thread
-    there is no pool. Other runtimes and GPUs have no such way.
 
     Args:
         encoder: about to be used.
@@ -38,8 +44,7 @@ def prepare_process(encoder: Encoder, loaded_in: int) -> None:
             f"{encoder.name} on {where} was loaded before this process was forked, and cannot be used in it; make the "
             "classifier in each worker, start workers by 'spawn', or take runtime='torch' on the CPU"
         )
-    if torch.get_num_threads() > 1:
-        torch.set_num_threads(1)
+    prepare_torch()
 
 
 @dataclass(frozen=True)
