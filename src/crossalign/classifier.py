@@ -19,7 +19,7 @@ from crossalign.encoders import Encoder, load_encoder
 from crossalign.encoders._processes import SentEncoder, prepare_process, prepare_torch
 from crossalign.errors import InputError
 from crossalign.features.adaptive import Rounds, encode_until_settled, settled
-from crossalign.features.pipeline import AHEAD, encode_views, ordered_map, text_features
+from crossalign.features.pipeline import AHEAD, Progress, encode_views, ordered_map, silent, text_features
 from crossalign.images.crops import ViewRecipe, cut_views
 from crossalign.images.decoding import read_image
 from crossalign.images.inputs import ImageLike, is_single, name_of
@@ -119,6 +119,7 @@ class Classifier:
         precision: str | None = None,
         num_workers: int = 2,
         store: Store | None = None,
+        progress: Progress = silent,
     ):
         """Encode the labels once; pictures come later.
 
@@ -141,6 +142,7 @@ class Classifier:
                 more than a few pictures.
             num_workers: threads that decode and cut.
             store: keeps the labels' features between runs, if given.
+            progress: shown while the texts of many labels are encoded.
 
         Raises:
             InputError: fewer than two labels, repeated or empty ones, one without descriptions, an unknown method, or a bad
@@ -179,7 +181,7 @@ class Classifier:
             seed=seed,
         )
         self.bank = text_bank(
-            self.method, inputs, lambda texts: text_features(texts, self.encoder, store), config.text_scale
+            self.method, inputs, lambda texts: text_features(texts, self.encoder, store, progress), config.text_scale
         )
 
     def __copy__(self) -> Classifier:

@@ -44,7 +44,7 @@ def test_folders_are_called_by_their_names(tmp_path, folders, classes):
     of_folder = {
         path.parent.name: dataset.class_names[label] for path, label in zip(dataset.paths, dataset.labels, strict=True)
     }
-    assert [of_folder[folder] for folder in folders] == (classes if folders[-1] != "my_dog" else classes[::-1])
+    assert [of_folder[folder] for folder in folders] == classes
 
 
 def test_a_folder_without_the_number_of_the_others_is_named(tmp_path):
@@ -103,3 +103,41 @@ def test_twins_are_refused(tmp_path):
         pytest.skip("this file system takes them for one")
     with pytest.raises(InputError, match="class folders 'Missile' and 'missile' have the same name; merge them"):
         names(tree(tmp_path, "missile"))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"path,label\na.jpg,cat\nsub/b.jpg,dog\n",
+        b"a.jpg,cat\r\nsub/b.jpg,dog\r\n",
+        b"\xef\xbb\xbfpath;label\r\na.jpg;cat\r\nsub/b.jpg;dog\r\n",
+        b"filename\tclass\na.jpg\tcat\nsub/b.jpg\tdog\n",
+        b"label,split,Path\ncat,test,a.jpg\ndog,test,sub/b.jpg\n",
+        b'"path","label"\n"a.jpg","cat"\n"sub/b.jpg","dog"\n',
+        b"a.jpg, cat\n\nsub\\b.jpg, dog\n",
+        "path,label\r\na.jpg,cat\r\nsub/b.jpg,dog".encode("utf-16"),
+    ],
+    ids=["plain", "CRLF", "Excel", "tabs", "other columns", "quoted", "backslashes", "UTF-16"],
+)
+def test_a_list_of_images_is_read_in_every_dialect(tmp_path, content):
+    (tmp_path / "sub").mkdir()
+    for name in ("a.jpg", "sub/b.jpg"):
+        (tmp_path / name).write_bytes(JPEG)
+    (tmp_path / "list.csv").write_bytes(content)
+    dataset = load_dataset(load_config("folder"), tmp_path / "list.csv")
+    assert dataset.class_names == ("cat", "dog")
+    assert dataset.paths == (tmp_path / "a.jpg", tmp_path / "sub" / "b.jpg")
+    assert dataset.labels == (0, 1)
+
+
+def test_a_label_may_hold_another_separator(tmp_path):
+    (tmp_path / "a.jpg").write_bytes(JPEG)
+    for content in ("a.jpg;cat, tabby\n", 'a.jpg,"cat, tabby"\n'):
+        (tmp_path / "list.csv").write_text(content)
+        assert load_dataset(load_config("folder"), tmp_path / "list.csv").class_names == ("cat, tabby",)
+
+
+def test_a_list_that_is_no_text_says_so(tmp_path):
+    (tmp_path / "list.csv").write_bytes(b"a.jpg,caf\xe9\n")
+    with pytest.raises(InputError, match=r"list.csv' is no UTF-8 text; save it as CSV in UTF-8"):
+        load_dataset(load_config("folder"), tmp_path / "list.csv")

@@ -31,6 +31,10 @@ workers_option = click.option(
 )
 
 
+MANY_LABELS = 200
+"""Labels from which on their texts are cached between runs; fewer are encoded in a moment."""
+
+
 def options(*each: Callable[[Any], Any]) -> Callable[[Any], Any]:
     """Make one decorator of several options, which --help shows in their order."""
 
@@ -125,6 +129,15 @@ def read_labels(labels: str | None, labels_file: str | None) -> list[str]:
         return read_labels_file(str(labels_file))
     # In a locale without UTF-8 the arguments hold the bytes of their letters.
     return split_labels(os.fsencode(labels).decode("utf-8", "surrogateescape"), "--labels")
+
+
+def for_many_labels(names: Sequence[str]) -> dict[str, Any]:
+    """Say to `Classifier` that the texts of many labels are cached for the next run, and that their encoding is shown."""
+    if len(names) < MANY_LABELS:
+        return {}
+    from crossalign.store.shards import Store
+
+    return {"store": Store(), "progress": progress_bar}
 
 
 def find_images(paths: Sequence[str]) -> list[str]:

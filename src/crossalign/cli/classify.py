@@ -147,7 +147,7 @@ def _label_here(
     if len(pictures) < FEW and engine["runtime"] == "auto" and engine["precision"] in (None, "f32"):
         engine["runtime"], engine["precision"] = "torch", "f32"
     encoder = common.load_encoder(settings.pop("encoder"), engine)
-    classify = Classifier(names, encoder=encoder, **settings)
+    classify = Classifier(names, encoder=encoder, **settings, **common.for_many_labels(names))
     if page is not None:
         from crossalign.explanation import check_explainable
 
@@ -177,7 +177,7 @@ def _label_on_cluster(
     files = [file for path in paths for file in (common.find_images([path]) if _is_many(path) else [path])]
     options = {**where, **common.taken(settings), "num_workers": settings["num_workers"]}
     encoder = common.load_encoder(settings.pop("encoder"), clusters.for_driver(options))
-    classify = Classifier(names, encoder=encoder, **settings)
+    classify = Classifier(names, encoder=encoder, **settings, **common.for_many_labels(names))
     with clusters.joined(options, encoder) as cluster:
         return label_pictures(cluster, classify, files, output, top_k, common.progress_bar)
 
