@@ -1,12 +1,9 @@
 """Answers of servers as they are met: errors with status 200, thoughts, parts, cut answers, and waits that are asked for."""
 
-import contextlib
 import json
 import re
-import threading
 from datetime import datetime, timedelta, timezone
 from email.utils import format_datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from click.testing import CliRunner
@@ -15,6 +12,7 @@ from crossalign.cli import main
 from crossalign.text.descriptions import llm
 from crossalign.text.descriptions.completions import error_in, reply_in, seconds_to_wait, texts_in
 from crossalign.text.descriptions.questions import Order, mentions
+from llm_answers import answering, described
 
 DRAFT = [f"DRAFT number {word} to be thrown away" for word in ("one", "two", "three", "four", "five", "six", "seven")]
 GOOD = (
@@ -39,51 +37,11 @@ def completion(content, finish="stop", **fields):
     return {"id": "x", "object": "chat.completion", "choices": [{"index": 0, "finish_reason": finish, "message": message}]}
 
 
-@contextlib.contextmanager
-def answering(*answers):
-    """Serve the answers (body, status, headers) in turn, the last one for ever; yields the address and what was asked."""
-    asked = []
-
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def log_message(self, *_):
-            pass
-
-        def do_GET(self):
-            self.send({"object": "list", "data": []}, 200, {})
-
-        def do_POST(self):
-            asked.append((self.path, json.loads(self.rfile.read(int(self.headers["Content-Length"])))))
-            self.send(*answers[min(len(asked), len(answers)) - 1])
-
-        def send(self, body, status=200, headers=()):
-            content = body if isinstance(body, bytes) else json.dumps(body).encode()
-            self.send_response(status)
-            for name, value in {"Content-Type": "application/json", "Content-Length": len(content), **dict(headers)}.items():
-                self.send_header(name, str(value))
-            self.end_headers()
-            self.wfile.write(content)
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_address[1]}", asked
-    finally:
-        server.shutdown()
-        server.server_close()
-
-
 def describe(url, output, *options, labels="red fox,tabby cat", key=None):
     words = ["describe", "--labels", labels, "--base-url", url, "--model", "any", "--output", str(output), *options]
     done = CliRunner().invoke(main, words, env={"OPENAI_API_KEY": key, "OPENAI_BASE_URL": None})
     assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
     return done
-
-
-def described(output):
-    return json.loads(output.read_text(encoding="utf-8"))["classes"]
 
 
 @pytest.fixture
