@@ -3,6 +3,7 @@
 import io
 import struct
 import tempfile
+import warnings
 import zlib
 from pathlib import Path
 
@@ -172,6 +173,22 @@ def test_a_file_that_states_its_bits_is_believed():
     tiff = io.BytesIO()
     Image.fromarray(dark).save(tiff, "TIFF", tiffinfo={281: 4095})
     assert np.abs(read_image(tiff)[0].numpy().astype(int) - np.round(dark / 4095 * 255)).max() <= 1
+
+
+def test_dark_colours_of_sixteen_bits_are_warned_of():
+    # Twelve bits in sixteen, of three channels: a PNG that PIL cannot write.
+    def chunk(kind, content):
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    for white, dark in ((4095, True), (65535, False)):
+        lines = [b"\0" + np.full((4, 3), white * 3 // 4, ">u2").tobytes() for _ in range(4)]
+        header = struct.pack(">IIBBBBB", 4, 4, 16, 2, 0, 0, 0)
+        content = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"".join(lines)))
+        content += chunk(b"IEND", b"")
+        with warnings.catch_warnings(record=True) as warned:
+            warnings.simplefilter("always")
+            seen = read_image(content)
+        assert [bool(warned), int(seen.max())] == [dark, 11 if dark else 191]
 
 
 @pytest.mark.parametrize("values", [[-1.0, 0.5], [0.0, 1.5], [0.0, 70000.0]])

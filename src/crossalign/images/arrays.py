@@ -82,6 +82,15 @@ def image_of_deep(image: Image.Image, called: str, bits: int | None = None) -> I
     return Image.fromarray(_scaled(values, _white(int(np.ceil(highest)), 16 if image.mode.startswith("I;16") else 8, bits)))
 
 
+def warn_of_faint_colours(pixels: Tensor) -> None:
+    """Warn of colours of 16 bits whose upper two bits are empty: PIL keeps the upper eight alone, so that they are dark."""
+    if 0 < int(pixels.max()) < 64:
+        warnings.warn(
+            "an image of 16 bits per colour uses 14 of them at most and is read nearly black; convert such images to 8 bits",
+            stacklevel=2,
+        )
+
+
 def _of_floats(array: Array, what: str) -> Array:
     if not np.isfinite(array).all():
         raise InputError(f"{what} with values that are no numbers is no image; replace NaN and infinity")

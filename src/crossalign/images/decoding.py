@@ -20,7 +20,7 @@ from PIL.JpegImagePlugin import JpegImageFile
 from torch import Tensor
 
 from crossalign.errors import InputError
-from crossalign.images.arrays import image_of_array, image_of_deep, image_of_tensor
+from crossalign.images.arrays import image_of_array, image_of_deep, image_of_tensor, warn_of_faint_colours
 from crossalign.images.inputs import Fetched as Fetched
 from crossalign.images.inputs import ImageLike as ImageLike
 from crossalign.images.inputs import name_of, shortened, source_of
@@ -134,7 +134,11 @@ def _from_file(
         if reduction > 1:
             image.draft(None, (max(1, image.width // reduction), max(1, image.height // reduction)))
         _check_pixels(called, image.size, most)
-        return _seen(image, called, _significant_bits(file, image))
+        deep_colours = image.mode in ("RGB", "RGBA", "LA") and any(";16" in str(tile[3]) for tile in image.tile)
+        seen = _seen(image, called, _significant_bits(file, image))
+        if deep_colours:
+            warn_of_faint_colours(seen)
+        return seen
 
 
 def _open(called: str, file: BinaryIO, formats: tuple[str, ...] | None) -> Image.Image:
