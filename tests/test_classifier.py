@@ -136,7 +136,7 @@ def test_broken_pictures_get_their_reason_and_the_others_go_on(classify, alone, 
     found = classify(mixed)
     assert_same(found[1::2], (alone * 2)[: len(bad)])
     assert [result.image for result in found[::2]] == [*map(str, bad[:4]), None, None]
-    reasons = ["cannot be read", "cannot be read", "does not exist", "is a folder", "cannot be read", "is no picture"]
+    reasons = ["cannot be read", "cannot be read", "does not exist", "is a folder", "cannot be read", "is no image"]
     for result, reason in zip(found[::2], reasons, strict=True):
         assert reason in result.error
         assert "\n" not in result.error

@@ -13,7 +13,8 @@ import llm_server
 from crossalign.errors import InputError
 from crossalign.text.descriptions import bundled_descriptions
 from crossalign.text.descriptions.answers import AnswerFile
-from crossalign.text.descriptions.llm import GIVE_UP_AFTER, Server, describe, texts_in
+from crossalign.text.descriptions.completions import texts_in
+from crossalign.text.descriptions.llm import GIVE_UP_AFTER, Server, describe
 from crossalign.text.descriptions.questions import Order
 from crossalign.text.names import mentions
 
@@ -43,7 +44,7 @@ def test_a_server_too_slow_or_always_cut_fails_only_its_class(serve):
     assert {name: answer.failure for name, answer in answers.items()} == {
         "cat": "no answer within 0.5 s",
         "toad": "the connection failed",
-        "hen": "the server's answer is no chat completion",
+        "hen": "the server's answer is no chat completion: \"<html>a proxy's page</html>\"",
         "crab": "",
     }
     assert [len(server.log(name)) for name in ("cat", "toad", "hen", "crab")] == [2, 2, 2, 1]

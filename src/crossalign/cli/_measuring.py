@@ -12,7 +12,7 @@ from crossalign.cli import _common as common
 from crossalign.errors import InputError
 
 if TYPE_CHECKING:
-    from crossalign.datasets import ImageDataset
+    from crossalign.datasets import ClassNames, ImageDataset
     from crossalign.datasets.configs import Config
     from crossalign.text.descriptions import Descriptions, Style
 
@@ -45,9 +45,10 @@ def open_dataset(config: Config, options: Mapping[str, Any]) -> ImageDataset:
     """Read the list of the pictures that `dataset_options` name, and say how many they are."""
     from crossalign.datasets import load_dataset
 
-    dataset = load_dataset(
-        config, options["data_path"], download=options["download"], names=options["class_names"] or "ours"
-    )
+    names: ClassNames = options["class_names"] or "ours"
+    dataset = load_dataset(config, options["data_path"], download=options["download"], names=names)
+    if dataset.passed_over:
+        click.echo(dataset.passed_over, err=True)
     if options["limit"]:
         dataset = dataset.limit(options["limit"])
     click.echo(f"{dataset.name}: {len(dataset.paths)} pictures, {len(dataset.class_names)} classes", err=True)

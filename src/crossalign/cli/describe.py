@@ -13,6 +13,7 @@ import click
 from crossalign.cli import _common as common
 from crossalign.cli import _measuring as measuring
 from crossalign.errors import InputError
+from crossalign.text.labels import check_labels
 
 if TYPE_CHECKING:
     from crossalign.text.descriptions.answers import AnswerFile
@@ -176,7 +177,10 @@ def _fill(
                 failures[answer.name] = answer.failure
             bar.update(1)
 
-        asyncio.run(describe(server, order, questions, arrived, concurrency=concurrency))
+        def say(text: str) -> None:
+            click.echo(text, err=True)
+
+        asyncio.run(describe(server, order, questions, arrived, concurrency=concurrency, say=say))
     return {name: failures[name] for name in questions if name in failures}
 
 
@@ -185,14 +189,7 @@ def _classes(options: Mapping[str, Any]) -> Classes:
     if sum(given is not None for given in (dataset, labels, labels_file)) != 1:
         raise InputError("give the classes either as --dataset NAME, as --labels or as --labels-file FILE")
     if dataset is None:
-        names = [" ".join(label.split()) for label in common.read_labels(labels, labels_file)]
-        repeated = sorted({name for name in names if names.count(name) > 1})
-        if repeated:
-            raise InputError(f"classes must differ, but {', '.join(repeated)} stands more than once; remove the repeats")
-        if not names or "" in names:
-            raise InputError("a class name is empty; remove it")
-        if any("\ud800" <= letter <= "\udfff" for name in names for letter in name):
-            raise InputError("a class name is no UTF-8 text; give the labels as UTF-8")
+        names = check_labels(common.read_labels(labels, labels_file), least=1)
         return Classes(tuple(names))
     from crossalign.datasets import classes_of
     from crossalign.datasets.configs import load_config

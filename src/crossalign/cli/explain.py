@@ -72,6 +72,7 @@ def command(
         raise click.UsageError("--matrix draws beside the figure; name that with -o FILE")
     files = _files(output, matrix)
     names = common.read_labels(labels, labels_file)
+    settings |= common.for_many_labels(names)
     if method == against:
         raise InputError(f"the method {method!r} was given twice; name another one with --against, or leave that out")
 

@@ -20,18 +20,24 @@ from crossalign.datasets.class_lists import ClassNames as ClassNames
 from crossalign.datasets.class_lists import class_list
 from crossalign.datasets.configs import DATASETS, Config
 from crossalign.errors import InputError
+from crossalign.images.finding import PassedOver, images_in, is_wanted
 
-PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".heic")
 _FINGERPRINT_BYTES = 4096
 _UNCOMPRESSED = (".bmp", ".tif", ".tiff", ".avif", ".heic")
 
 
 class Tree(NamedTuple):
-    """What a layout module reads: N pictures and the label of each among C classes."""
+    """What a layout module reads: N images and the label of each among C classes.
+
+    Attributes:
+        paths, labels, classes: N files, N indices of classes, and the C classes.
+        passed_over: a line that says what was left out of the folders, or nothing.
+    """
 
     paths: Sequence[Path]
     labels: Sequence[int]
     classes: ClassList
+    passed_over: str = ""
 
 
 @dataclass(frozen=True)
@@ -47,6 +53,7 @@ class ImageDataset:
         aliases: for each class other names, under which its descriptions may be filed.
         indices: N places in the whole dataset, which fix each picture's boxes also where only some are taken.
         descriptor_names: the C class names that stand before descriptors, if those are others.
+        passed_over: a line that says what was left out of the folders, or nothing.
     """
 
     name: str
@@ -57,6 +64,7 @@ class ImageDataset:
     aliases: tuple[tuple[str, ...], ...]
     indices: tuple[int, ...]
     descriptor_names: tuple[str, ...] = ()
+    passed_over: str = ""
 
     @cached_property
     def pictures_fingerprint(self) -> str:
@@ -128,7 +136,7 @@ def load_dataset(
         reason = " ".join(str(error).split())
         raise InputError(f"{str(root)!r} is not the tree of {config.name} ({reason}); {_expected(config)}") from error
     if not tree.paths:
-        raise InputError(f"{str(root)!r} holds no pictures of {config.name}; {_expected(config)}")
+        raise InputError(f"{str(root)!r} holds no images of {config.name}; {_expected(config)}")
     classes = tree.classes
     shown = classes.published if names == "published" else classes.names
     if repeats := len(shown) - len(set(shown)):
@@ -142,6 +150,7 @@ def load_dataset(
         classes.aliases,
         tuple(range(len(tree.paths))),
         classes.before_descriptors if names == "published" else (),
+        tree.passed_over,
     )
 
 
@@ -155,17 +164,41 @@ def classes_of(config: Config) -> ClassList:
     return class_list(config.classes)
 
 
-def pictures_in(folder: Path) -> list[Path]:
-    """List the pictures under a class folder, in order of their names, without hidden ones.
+def pictures_in(folder: Path, passed: PassedOver | None = None) -> list[Path]:
+    """List the images under a class folder, in order of their paths.
+
+    Args:
+        folder: searched, with the folders that it links to.
+        passed: counts what is left out: hidden files, what archives leave, and files that are no images.
 
     Raises:
-        InputError: there are none.
+        InputError: there are none, or a folder cannot be read.
     """
-    found = (path for path in folder.rglob("*") if path.suffix.lower() in PICTURE_SUFFIXES and path.is_file())
-    shown = sorted(path for path in found if not any(part.startswith(".") for part in path.relative_to(folder).parts))
-    if not shown:
-        raise InputError(f"class folder {str(folder)!r} holds no pictures; fill or remove it")
-    return shown
+    passed = PassedOver() if passed is None else passed
+    before = len(passed.others)
+    found = images_in(folder, passed)
+    if not found:
+        names = passed.others[before:]
+        why = f" (its files are no images: {', '.join(names[:3])}{', ...' if len(names) > 3 else ''})" if names else ""
+        raise InputError(f"class folder {str(folder)!r} holds no images{why}; fill or remove it")
+    return found
+
+
+def images_by_folder(root: Path, passed: PassedOver, left_out: Sequence[str] = ()) -> list[tuple[Path, str]]:
+    """List the images of a tree of class folders, each with its folder's name.
+
+    Args:
+        root: of the tree.
+        passed: counts what is left out, also files beside the class folders.
+        left_out: folders that are no class.
+
+    Raises:
+        InputError: a class folder holds no images.
+    """
+    entries = sorted(path for path in root.iterdir() if is_wanted(path.name, passed))
+    passed.others += [path.name for path in entries if not path.is_dir()]
+    folders = [path for path in entries if path.is_dir() and path.name not in left_out]
+    return [(path, folder.name) for folder in folders for path in pictures_in(folder, passed)]
 
 
 def _layout(config: Config) -> Callable[[Path, Config], Tree]:

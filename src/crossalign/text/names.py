@@ -59,13 +59,38 @@ def loose_name(name: str) -> str:
 def mentions(text: str, names: Sequence[str]) -> bool:
     """Tell whether one of a class's names stands in a text, in the singular or plural, whatever its case and hyphens.
 
-    What a name has in parentheses to tell it from another ("crane (bird)") is not looked for.
+    What a name has in parentheses to tell it from another ("crane (bird)") is not looked for. A name that is a single letter
+    or a common word of English ("A", "I", "It") is found only in its own case, and neither as a word of the sentence nor
+    at its beginning: in "A thumb rests beside a fist." no class A is named, but in "The letter A is a fist." it is.
     """
-    words, parts = _mention_pattern(tuple(names))
+    common = [name for name in names if _is_common(normalise_name(name))]
+    if any(_stands_out(text, name.strip()) for name in common):
+        return True
+    words, parts = _mention_pattern(tuple(name for name in names if name not in common))
     plain = normalise_name(text)
     if words is not None and words.search(plain):
         return True
     return any(part in plain or part in text.casefold() for part in parts)
+
+
+_COMMON_WORDS = frozenset(
+    "a an the i am is are be been was it its in on at to of or and as by do go he she we you me my no so up us if this that "
+    "they them his her our one with for from not but has have can may will who what how all any some".split()
+)
+"""Words that stand in sentences of any class."""
+
+
+def _is_common(plain: str) -> bool:
+    return (len(plain) == 1 and plain.isalpha()) or plain in _COMMON_WORDS
+
+
+def _stands_out(text: str, name: str) -> bool:
+    """Tell whether a short name stands in a text as a name, not as an ordinary word."""
+    word = re.escape(name)
+    if re.search(rf"""["'“‘`]{word}["'”’`]|\b(?:letter|sign|symbol|word|class|shape)s? {word}\b""", text):
+        return True
+    # A capital in the middle of a sentence; one at its beginning is any word's.
+    return name != name.lower() and re.search(rf"(?<![.!?:])(?<=\S)\s+(?:\W*){word}(?!\w)", text) is not None
 
 
 @lru_cache(maxsize=4096)
