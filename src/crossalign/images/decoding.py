@@ -117,7 +117,9 @@ def _to_tensor(
         _check_file(called, source)
         with open(source, "rb") as file:
             return _from_file(file, called, formats, max_pixels, shortest)
-    if not getattr(source, "seekable", lambda: False)():
+    try:
+        source.seek(0)
+    except (AttributeError, OSError):  # a pipe or a socket
         source = BytesIO(source.read())
     return _from_file(source, called, formats, max_pixels, shortest)
 
@@ -134,7 +136,9 @@ def _from_file(
         if reduction > 1:
             image.draft(None, (max(1, image.width // reduction), max(1, image.height // reduction)))
         _check_pixels(called, image.size, most)
-        deep_colours = image.mode in ("RGB", "RGBA", "LA") and any(";16" in str(tile[3]) for tile in image.tile)
+        deep_colours = image.mode in ("RGB", "RGBA", "LA") and any(
+            ";16" in str(tile[3]) for tile in getattr(image, "tile", ())
+        )
         seen = _seen(image, called, _significant_bits(file, image))
         if deep_colours:
             warn_of_faint_colours(seen)
