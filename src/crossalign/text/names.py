@@ -73,15 +73,15 @@ def mentions(text: str, names: Sequence[str]) -> bool:
     return any(part in plain or part in text.casefold() for part in parts)
 
 
-_COMMON_WORDS = frozenset(
+_COMMON_WORDS = (
     "a an the i am is are be been was it its in on at to of or and as by do go he she we you me my no so up us if this that "
-    "they them his her our one with for from not but has have can may will who what how all any some".split()
+    "they them his her our one with for from not but has have can may will who what how all any some"
 )
 """Words that stand in sentences of any class."""
 
 
 def _is_common(plain: str) -> bool:
-    return (len(plain) == 1 and plain.isalpha()) or plain in _COMMON_WORDS
+    return (len(plain) == 1 and plain.isalpha()) or plain in _COMMON_WORDS.split()
 
 
 def _stands_out(text: str, name: str) -> bool:
