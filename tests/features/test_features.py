@@ -10,9 +10,12 @@ import weakref
 from contextlib import contextmanager
 from dataclasses import replace
 from types import SimpleNamespace
+from typing import ClassVar
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -81,13 +84,9 @@ def reference(dataset, builtin, tmp_path_factory):
 # The same features, to the bit
 
 
-@pytest.mark.parametrize(
-    ("batch_size", "num_workers", "shard_images"), [(1, 0, 256), (2, 1, 1), (3, 3, 2), (5, 0, 3), (100, 3, 7), (4, 1, 6)]
-)
-def test_features_do_not_depend_on_batch_workers_and_shards(
-    dataset, builtin, reference, tmp_path, batch_size, num_workers, shard_images
-):
-    options = {"batch_size": batch_size, "num_workers": num_workers, "shard_images": shard_images}
+@pytest.mark.parametrize(("num_workers", "shard_images"), [(0, 256), (1, 1), (3, 2), (0, 3), (3, 7), (1, 6)])
+def test_features_do_not_depend_on_workers_and_shards(dataset, builtin, reference, tmp_path, num_workers, shard_images):
+    options = {"num_workers": num_workers, "shard_images": shard_images}
     features, encoded = features_of(dataset, builtin, Store(tmp_path), **options)
     assert encoded == PICTURES
     assert torch.equal(features, reference)
@@ -97,7 +96,7 @@ def test_features_do_not_depend_on_batch_workers_and_shards(
 @pytest.mark.parametrize("count", [1, 3, 5])
 def test_a_part_of_a_dataset_has_the_features_of_the_whole(dataset, builtin, reference, tmp_path, count):
     some = dataset.limit(count)
-    features, encoded = features_of(some, builtin, Store(tmp_path), batch_size=2)
+    features, encoded = features_of(some, builtin, Store(tmp_path))
     assert encoded == count
     assert torch.equal(features, reference[list(some.indices)])
 
@@ -110,31 +109,51 @@ def test_features_do_not_depend_on_order(dataset, builtin, reference, tmp_path):
         labels=tuple(dataset.labels[row] for row in order),
         indices=tuple(dataset.indices[row] for row in order),
     )
-    features, _ = features_of(turned, builtin, Store(tmp_path), batch_size=3, shard_images=2)
+    features, _ = features_of(turned, builtin, Store(tmp_path), shard_images=2)
     assert torch.equal(features, reference[order])
 
 
 def test_a_longer_list_of_views_begins_with_the_shorter(dataset, builtin, reference, tmp_path):
-    """Not to the bit: more views make other batches, in which the encoder's kernels sum in another order."""
     recipe = replace(RECIPE, count=5)
     features, _ = features_of(dataset.limit(2), builtin, Store(tmp_path), recipe=recipe)
-    expected = reference[list(dataset.limit(2).indices)]
-    torch.testing.assert_close(features[:, :4].float(), expected.float(), atol=1e-4, rtol=0)
+    assert torch.equal(features[:, :4], reference[list(dataset.limit(2).indices)])
 
 
 def test_no_views_are_an_empty_tensor(dataset, builtin, reference, tmp_path):
     features, _ = features_of(dataset.limit(2), builtin, Store(tmp_path), recipe=replace(RECIPE, count=0))
     assert features.shape == (2, 1, builtin.width)
-    torch.testing.assert_close(features[:, 0].float(), reference[[0, 3], 0].float(), atol=1e-4, rtol=0)
+    assert torch.equal(features[:, 0], reference[[0, 3], 0])
 
 
 def test_a_picture_is_encoded_alike_whatever_is_beside_it(builtin):
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (3, 2, 3, *builtin.preprocessing.size), dtype=torch.uint8, generator=generator)
-    together = encode_views(builtin, pixels)
+    together = torch.stack(list(encode_views(builtin, pixels)))
     assert together.shape == (3, 2, builtin.width)
     for row in range(3):
-        assert torch.equal(encode_views(builtin, pixels[row : row + 1])[0], together[row])
+        (alone,) = encode_views(builtin, [pixels[row]])
+        assert torch.equal(alone, together[row])
+
+
+@given(st.lists(st.integers(0, 20), max_size=6))
+@settings(max_examples=20, deadline=None)
+def test_passes_have_one_size_and_lose_no_view(counts):
+    class Means:
+        """Encodes a view to its mean; notes the sizes of the passes."""
+
+        device, width = torch.device("cpu"), 1
+        passes: ClassVar[list[int]] = []
+
+        def encode_images(self, pixels):
+            self.passes.append(len(pixels))
+            return pixels.float().mean((1, 2, 3))[:, None]
+
+    encoder = Means()
+    numbers = iter(range(1000))
+    images = [torch.tensor([next(numbers) for _ in range(count)]).view(-1, 1, 1, 1).expand(-1, 3, 1, 1) for count in counts]
+    features = list(encode_views(encoder, images))
+    assert [feature[:, 0].tolist() for feature in features] == [image[:, 0, 0, 0].tolist() for image in images]
+    assert set(encoder.passes[-math.ceil(sum(counts) / 8) :] if sum(counts) else []) <= {8}
 
 
 # What the features depend on
@@ -162,7 +181,7 @@ def test_another_seed_recipe_encoder_or_picture_has_features_of_its_own(dataset,
 def test_another_encoder_does_not_take_the_features(dataset, builtin, tmp_path):
     store = Store(tmp_path)
     features_of(dataset.limit(1), builtin, store)
-    stranger = SimpleNamespace(fingerprint="another", preprocessing=builtin.preprocessing, device=builtin.device)
+    stranger = SimpleNamespace(fingerprint="another", preprocessing=builtin.preprocessing, device=builtin.device, width=3)
     with pytest.raises(AttributeError, match="encode_images"):
         image_features(dataset.limit(1), stranger, RECIPE, store)
 
@@ -180,7 +199,7 @@ def test_damaged_foreign_and_missing_shards_are_made_again_and_no_others(dataset
     shutil.copy(shards[0], shards[4])
     shards[6].unlink()
     untouched = {path: path.stat().st_mtime_ns for row, path in enumerate(shards) if row in (0, 3, 5)}
-    features, encoded = features_of(dataset, builtin, store, shard_images=1, batch_size=3)
+    features, encoded = features_of(dataset, builtin, store, shard_images=1)
     assert encoded == 4
     assert torch.equal(features, reference)
     assert {path: path.stat().st_mtime_ns for path in untouched} == untouched
@@ -225,7 +244,7 @@ def test_progress_counts_the_pictures_that_are_encoded(dataset, builtin, tmp_pat
     sorted(tmp_path.rglob("*.safetensors"))[0].unlink()
     features_of(some, builtin, store, shard_images=2, progress=bars)
     features_of(some, builtin, store, shard_images=2, progress=bars)
-    assert bars.told == [[3, "pictures encoded", 3], [2, "pictures encoded", 2]]
+    assert bars.told == [[3, "images encoded", 3], [2, "images encoded", 2]]
 
 
 def test_a_broken_picture_is_named_and_finished_shards_stay(folder, builtin, reference, tmp_path):
@@ -234,13 +253,13 @@ def test_a_broken_picture_is_named_and_finished_shards_stay(folder, builtin, ref
     broken = dataset.paths[5]
     broken.write_bytes(broken.read_bytes()[: broken.stat().st_size // 3])
     store, bars = Store(tmp_path / "store"), Bars()
-    options = {"batch_size": 2, "shard_images": 2, "progress": bars}
+    options = {"shard_images": 2, "progress": bars}
     for workers in (2, 0):
-        with pytest.raises(InputError, match=r"^picture '.*' cannot be read .*; replace it or leave it out$") as caught:
+        with pytest.raises(InputError, match=r"^image '.*' cannot be read .*; replace it or leave it out$") as caught:
             image_features(dataset, builtin, RECIPE, store, num_workers=workers, **options)
         assert str(broken) in str(caught.value)
         assert "\n" not in str(caught.value)
-    assert bars.told == [[7, "pictures encoded", 4], [3, "pictures encoded", 0]]
+    assert bars.told == [[7, "images encoded", 4], [3, "images encoded", 0]]
     files = sorted(path for path in (tmp_path / "store").rglob("*.*") if path.is_file())
     assert [path.name for path in files] == ["manifest.json", "shard-00000.safetensors", "shard-00001.safetensors"]
     assert torch.equal(load_file(files[2])["views"], reference[2:4, 1:])

@@ -58,12 +58,11 @@ class Journal:
         with self._in_words():
             self._file = _opened(path)
 
-    def take_up(self, pictures: Sequence[str], multiple: int = 1) -> int:
+    def take_up(self, pictures: Sequence[str]) -> int:
         """Find what an earlier run left, and drop what a kill left of a line and what follows a picture that has changed.
 
         Args:
             pictures: all that will be in the journal, in order.
-            multiple: what is kept is cut down to a multiple of so many.
 
         Returns:
             How many of the first pictures are in it.
@@ -79,7 +78,7 @@ class Journal:
                 self._begin()
                 return 0
             self._check(first)
-            whole = found, failed, end = 0, 0, len(first)
+            found, failed, end = 0, 0, len(first)
             for result, stamp, length in _entries(lines):
                 self._check_picture(result, pictures, found)
                 if stamp != stamp_of(pictures[found]):
@@ -88,11 +87,9 @@ class Journal:
                     )
                     break
                 found, failed, end = found + 1, failed + (result.error is not None), end + length
-                if found % multiple == 0:
-                    whole = found, failed, end
-            kept, self.failed, end = whole
+            self.failed = failed
             self._file.truncate(end)
-            return kept
+            return found
 
     def add(self, result: Classification, stamp: Stamp) -> None:
         """Write down the next picture's result, given the stamp that the picture had before it was read.

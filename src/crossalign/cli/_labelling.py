@@ -52,8 +52,7 @@ def label_into(file: Path, classify: Classifier, pictures: Sequence[str], top_k:
     """
     with closing(Journal(file.with_name(f".{file.name}.part"), settings_of(classify, top_k))) as journal:
         remove_parts(file)
-        # Pictures that are encoded together stay together: a GPU's last digits may depend on a picture's neighbours.
-        kept = journal.take_up(pictures, multiple=classify.batch_size)
+        kept = journal.take_up(pictures)
         if kept:
             click.echo(f"{kept:,} of {len(pictures):,} pictures were labelled before; going on", err=True)
         with common.progress_bar(len(pictures) - kept, "pictures") as bar:

@@ -17,7 +17,6 @@ from crossalign.cli import _measuring as measuring
 @click.option("--views", type=click.IntRange(0), help="Local views a picture; 0: whole ones alone [default: the config's].")
 @click.option("--crop-scale", help="released (0.1,0.9), written (0.5,0.9; Places365 0.7,0.9) or LOW,HIGH.")
 @common.seed_option
-@measuring.decoder_option
 @common.workers_option
 @common.device_option
 @common.runtime_options
@@ -37,9 +36,8 @@ def command(**options: Any) -> None:
       crossalign store list
     """
     clusters.check_executor(options)
-    measuring.check_decoder(options)
     config = measuring.dataset_config(options["dataset_name"], options["config_name"])
-    config = replace(config, **{key: options[key] for key in ("encoder", "batch_size") if options[key] is not None})
+    config = replace(config, encoder=options["encoder"] or config.encoder)
     views = config.views if options["views"] is None else options["views"]
     scale = measuring.read_crop_scale(options["crop_scale"], config) if options["crop_scale"] else config.crop_scale
 
@@ -47,7 +45,7 @@ def command(**options: Any) -> None:
     from crossalign.images.crops import ViewRecipe
     from crossalign.store.shards import Store
 
-    recipe = ViewRecipe(views, scale, options["seed"], options["decoder"])
+    recipe = ViewRecipe(views, scale, options["seed"])
     dataset = measuring.open_dataset(config, options)
     encoder = common.load_encoder(config.encoder, clusters.for_driver(options))
     with clusters.executor(options, encoder) as executor:
@@ -56,12 +54,11 @@ def command(**options: Any) -> None:
             encoder,
             recipe,
             Store(options["store"]),
-            batch_size=config.batch_size,
             num_workers=options["num_workers"],
             progress=common.progress_bar,
             encode=executor.encode if executor else None,
         )
     kept = found.images - found.encoded
     click.echo(
-        f"{found.shards.folder}: {found.encoded} pictures encoded now, {kept} kept before, {1 + recipe.count} views each"
+        f"{found.shards.folder}: {found.encoded} images encoded now, {kept} cached before, {1 + recipe.count} views each"
     )

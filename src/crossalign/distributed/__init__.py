@@ -21,7 +21,6 @@ from types import TracebackType
 from typing import Any
 
 import torch
-from torch import Tensor
 
 # Ray reads this while it is imported.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -37,7 +36,7 @@ from crossalign.encoders import Encoder
 from crossalign.errors import InputError
 from crossalign.evaluation.ranks import Scored, Scorer, collect
 from crossalign.features.pipeline import ImageFeatures, ShardWork, encode_shards, runtime_key
-from crossalign.images.crops import ViewRecipe
+from crossalign.images.crops import Recipe
 from crossalign.process import tune_process
 from crossalign.store.shards import ShardFolder
 
@@ -101,7 +100,7 @@ class Cluster:
         if self._joined:
             ray.shutdown()
 
-    def encode(self, work: Sequence[ShardWork], shards: ShardFolder, recipe: ViewRecipe) -> Iterator[int]:
+    def encode(self, work: Sequence[ShardWork], shards: ShardFolder, recipe: Recipe) -> Iterator[int]:
         """Encode and write shards, as `features.EncodeShards` says.
 
         Raises:
@@ -114,11 +113,11 @@ class Cluster:
                 _check_shared(shards.path(int(number)))
             yield int(row["pictures"])
 
-    def score(self, features: ImageFeatures, scorer: Scorer, labels: Tensor) -> Iterator[list[Scored]]:
+    def score(self, features: ImageFeatures, scorer: Scorer) -> Iterator[list[Scored]]:
         """Score shards, and yield what was found, in order."""
         features = replace(features, shards=_at_home(features.shards))
         tasks = _groups(range(len(features)), SHARDS_A_SCORING_TASK)
-        for row in self.map(_Score, (features, scorer, labels), tasks, gpus=0.0):
+        for row in self.map(_Score, (features, scorer), tasks, gpus=0.0):
             yield row["scored"]
 
     def map(
@@ -195,7 +194,7 @@ class LoadOfWorker:
 class _Encode:
     """A worker that encodes shards."""
 
-    def __init__(self, load: LoadOfWorker, shards: ShardFolder, recipe: ViewRecipe):
+    def __init__(self, load: LoadOfWorker, shards: ShardFolder, recipe: Recipe):
         self._load, self._shards, self._recipe = load, shards, recipe
         self._encoder: Encoder | None = None
 
@@ -206,9 +205,7 @@ class _Encode:
             self._encoder = self._encoder or self._load()
             missing = [one for one in work if self._shards.read(one.number) is None]
             decoders = self._load.workers.decoders
-            for _ in encode_shards(
-                missing, self._shards, self._recipe, encoder=self._encoder, batch_size=8, num_workers=decoders
-            ):
+            for _ in encode_shards(missing, self._shards, self._recipe, encoder=self._encoder, num_workers=decoders):
                 pass
         except InputError as error:
             return {"shards": [], "pictures": 0, "error": str(error)}
@@ -218,15 +215,15 @@ class _Encode:
 class _Score:
     """A worker that scores shards."""
 
-    def __init__(self, features: ImageFeatures, scorer: Scorer, labels: Tensor):
-        self._features, self._scorer, self._labels = features, scorer, labels
+    def __init__(self, features: ImageFeatures, scorer: Scorer):
+        self._features, self._scorer = features, scorer
         torch.set_num_threads(1)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         """Score some shards."""
         read = (self._features.read(shard) for shard in row["task"])
         try:
-            found = collect((self._scorer(whole, views, self._labels[rows]) for rows, whole, views in read))
+            found = collect(self._scorer(*shard) for shard in read)
         except InputError as error:
             return {"scored": [], "error": str(error)}
         return {"scored": found, "error": ""}

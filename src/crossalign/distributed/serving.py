@@ -30,6 +30,7 @@ except ImportError as error:
     raise InputError(f"serving on a cluster needs {error.name} too; run `pip install 'crossalign[ray,serve]'`") from None
 
 from crossalign.web.engine import BATCH, Engine, Limits
+from crossalign.web.guards import Access
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -52,13 +53,13 @@ class Replica:
         load: its encoder.
         limits: of what it takes on.
         labels: for requests that bring none.
-        login: (user, password) that every request must know, if any.
+        access: who reaches it, and where.
     """
 
     load: LoadOfWorker
     limits: Limits
     labels: tuple[str, ...] = ()
-    login: tuple[str, str] | None = field(default=None, repr=False)
+    access: Access = field(default_factory=Access)
 
     def app(self) -> FastAPI:
         """Load the encoder and build the application, there.
@@ -69,7 +70,7 @@ class Replica:
         from crossalign.web.api import create_app
 
         engine = Engine(self.load(), self.limits, num_workers=max(1, self.load.workers.decoders))
-        return create_app(engine, self.labels, self.login)
+        return create_app(engine, self.labels, self.access)
 
 
 @contextmanager
@@ -96,7 +97,7 @@ def deployed(cluster: Cluster, replica: Replica, host: str, port: int) -> Iterat
             serve.run_many([target], wait_for_applications_running=False)
         except (ValueError, RuntimeError, ray.exceptions.RayError) as error:
             raise InputError(f"Ray Serve cannot deploy the API ({last_line(str(error))}); see `serve status`") from error
-        _wait_until_it_answers(reach, port, replica.login)
+        _wait_until_it_answers(reach, port, replica.access.login)
         yield port
     finally:
         # Ray would wait a minute for a cluster that has ended before, and then end this process without a word.

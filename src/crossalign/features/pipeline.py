@@ -19,15 +19,23 @@ from torch import Tensor
 from crossalign.datasets import ImageDataset
 from crossalign.encoders import Encoder
 from crossalign.errors import InputError
-from crossalign.images.crops import ViewRecipe, cut_views
+from crossalign.images.crops import Recipe, cut_views
 from crossalign.images.decoding import ImageLike, read_image
-from crossalign.images.unpacking import Packed, check_nvjpeg, read_packed, unpack
 from crossalign.store.shards import ShardFolder, Store
 
 SHARD_IMAGES, SHARD_VIEWS = 256, 1024
 """The most that a shard holds: what a killed run encodes again, and what a worker of a cluster takes at a time."""
-RECIPE_VERSION = 1
+PASS_VIEWS = {"cpu": 8}
+"""Views per pass of the encoder, by kind of device: what suits a CPU's caches."""
+GPU_PASS_VIEWS = 256
+"""Views per pass of the encoder on every other device."""
+AHEAD = 16
+"""Images that are decoded ahead of the encoder."""
+RECIPE_VERSION = 2
 """Raised whenever the same key would give other features."""
+
+TEXTS_AT_ONCE = 2048
+"""Texts that are encoded between two reports of progress."""
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -68,8 +76,8 @@ class ShardWork:
     pictures: tuple[tuple[ImageLike, int], ...]
 
 
-EncodeShards = Callable[[Sequence[ShardWork], ShardFolder, ViewRecipe], Iterator[int]]
-"""Encodes and writes shards, and yields every now and then how many pictures more are done."""
+EncodeShards = Callable[[Sequence[ShardWork], ShardFolder, Recipe], Iterator[int]]
+"""Encodes and writes shards, and yields now and then how many more images are done."""
 
 
 @dataclass(frozen=True)
@@ -113,31 +121,29 @@ class ImageFeatures:
 def image_features(
     dataset: ImageDataset,
     encoder: Encoder,
-    recipe: ViewRecipe,
+    recipe: Recipe,
     store: Store,
     *,
-    batch_size: int = 8,
     num_workers: int = 2,
     progress: Progress = silent,
     shard_images: int | None = None,
     encode: EncodeShards | None = None,
 ) -> ImageFeatures:
-    """Encode the whole image and the local views of each picture, unless the store holds them.
+    """Encode the global view and the local views of each image, unless the store holds them.
 
     Args:
-        dataset: N pictures.
+        dataset: N images.
         encoder: its weights, preprocessing and device decide the features.
-        recipe: which views.
-        store: where features are kept, float16.
-        batch_size: pictures cut and encoded together.
-        num_workers: threads that decode and cut; 0 does it in the calling thread.
-        progress: shown while pictures are encoded.
-        shard_images: pictures a shard; by default `images_a_shard`.
+        recipe: which views. An image that has fewer than `recipe.count` gets zero vectors behind its own.
+        store: where features are cached, in float16.
+        num_workers: threads that decode and crop; 0 does it in the calling thread.
+        progress: shown while images are encoded.
+        shard_images: images per shard; by default `images_a_shard`.
         encode: makes the shards elsewhere, with an encoder of the same fingerprint and runtime; by default this process
             does.
 
     Raises:
-        InputError: a picture cannot be read, or the store not written. Finished shards stay.
+        InputError: an image cannot be read, or the store not written. Finished shards stay.
     """
     shard_images = shard_images or images_a_shard(recipe.count)
     key = {
@@ -148,25 +154,37 @@ def image_features(
         "recipe": recipe.key,
         "shard_images": shard_images,
         "dtype": "float16",
+        # Kernels that crop, and kernels that encode, round otherwise on another kind of device or in another pass.
+        "device": encoder.device.type,
+        "pass_views": pass_views(encoder),
     }
     if name := runtime_key(encoder):
         key["runtime"] = name
     shards = store.open(key)
-    pictures = tuple(zip(dataset.paths, dataset.indices, strict=True))
-    starts = range(0, len(pictures), shard_images)
+    images = tuple(zip(dataset.paths, dataset.indices, strict=True))
+    starts = range(0, len(images), shard_images)
     work = [
-        ShardWork(number, pictures[start : start + shard_images])
+        ShardWork(number, images[start : start + shard_images])
         for number, start in enumerate(starts)
         if shards.read(number) is None
     ]
-    encoded = sum(len(one.pictures) for one in work)
+    encoded = sum(len(shard.pictures) for shard in work)
     if work:
         if encode is None:
-            encode = partial(encode_shards, encoder=encoder, batch_size=batch_size, num_workers=num_workers)
-        with progress(encoded, "pictures encoded") as bar:
+            encode = partial(encode_shards, encoder=encoder, num_workers=num_workers)
+        with progress(encoded, "images encoded") as bar:
             for more in encode(work, shards, recipe):
                 bar.update(more)
-    return ImageFeatures(len(pictures), encoded, shards, shard_images)
+    return ImageFeatures(len(images), encoded, shards, shard_images)
+
+
+def pass_views(encoder: Encoder) -> int:
+    """How many views a pass of the encoder holds.
+
+    All passes have this size, and the last is filled up, so that the bits of a view's feature depend neither on the views
+    beside it nor on how many images there are.
+    """
+    return PASS_VIEWS.get(encoder.device.type, GPU_PASS_VIEWS)
 
 
 def images_a_shard(views: int) -> int:
@@ -177,26 +195,24 @@ def images_a_shard(views: int) -> int:
 def encode_shards(
     work: Sequence[ShardWork],
     shards: ShardFolder,
-    recipe: ViewRecipe,
+    recipe: Recipe,
     *,
     encoder: Encoder,
-    batch_size: int,
     num_workers: int,
 ) -> Iterator[int]:
-    """Encode pictures in this process, and write each shard as soon as it is full; yields 1 after each picture.
+    """Encode images in this process, and write each shard as soon as it is full; yields 1 after each image.
 
     Raises:
-        InputError: a picture cannot be read, or the store not written.
+        InputError: an image cannot be read, or the store not written.
     """
-    pictures = (picture for one in work for picture in one.pictures)
-    features = encode_pictures(pictures, encoder, recipe, batch_size=batch_size, num_workers=num_workers)
-    for one in work:
-        parts = []
-        for feature in islice(features, len(one.pictures)):
-            parts.append(feature.half())
+    images = (image for shard in work for image in shard.pictures)
+    features = encode_images(images, encoder, recipe, num_workers=num_workers)
+    for shard in work:
+        rows = torch.zeros((len(shard.pictures), 1 + recipe.count, encoder.width), dtype=torch.float16)
+        for row, feature in zip(rows, features, strict=False):
+            row[: len(feature)] = feature
             yield 1
-        both = torch.stack(parts)
-        shards.write(one.number, {"whole": both[:, 0], "views": both[:, 1:]})
+        shards.write(shard.number, {"whole": rows[:, 0].contiguous(), "views": rows[:, 1:].contiguous()})
 
 
 def runtime_key(encoder: Encoder) -> str:
@@ -205,68 +221,96 @@ def runtime_key(encoder: Encoder) -> str:
     return runtime.key if runtime else ""
 
 
-def encode_pictures(
-    pictures: Iterable[tuple[ImageLike, int]],
+def encode_images(
+    images: Iterable[tuple[ImageLike, int]],
     encoder: Encoder,
-    recipe: ViewRecipe,
+    recipe: Recipe,
     *,
-    batch_size: int,
     num_workers: int,
 ) -> Iterator[Tensor]:
-    """Yield for each (picture, index) its (1 + M, D) float32 features, the whole image first, in order.
+    """Yield for each (image, index) its (1 + M, D) float32 features, the global view first, in order.
 
     Raises:
-        InputError: a picture cannot be read, or the recipe's decoder is not there.
+        InputError: an image cannot be read.
     """
-    by_gpu = recipe.decoder == "nvjpeg"
-    if by_gpu:
-        check_nvjpeg(encoder.device)
-    cut_early = encoder.device.type == "cpu" and not by_gpu
+    crop_here = encoder.device.type == "cpu"
 
-    def cut(image: Tensor, index: int) -> Tensor:
+    def crop(image: Tensor, index: int) -> Tensor:
         return cut_views(image, recipe, encoder.preprocessing, index)
 
-    def read(picture: tuple[ImageLike, int]) -> tuple[Tensor, int]:
-        source, index = picture
-        image = read_image(source)
-        # A GPU cuts views faster than it is handed them: the whole picture goes there, once, while it computes.
-        return (cut(image, index) if cut_early else image.contiguous().pin_memory()), index
+    def read(image: tuple[ImageLike, int]) -> tuple[Tensor, int]:
+        source, index = image
+        pixels = read_image(source)
+        # A GPU crops views faster than they reach it: the whole image goes there, once, while the GPU computes.
+        return (crop(pixels, index) if crop_here else pixels.contiguous().pin_memory()), index
 
-    def read_whole(picture: tuple[ImageLike, int]) -> tuple[Packed | Tensor, int]:
-        return read_packed(picture[0]), picture[1]
-
-    ahead = 2 * batch_size
-    if by_gpu:
-        ready = unpack(ordered_map(read_whole, pictures, num_workers, ahead), encoder.device, together=batch_size)
-    else:
-        ready = ordered_map(read, pictures, num_workers, ahead)
-    views = (image if cut_early else cut(image.to(encoder.device, non_blocking=True), index) for image, index in ready)
-    while batch := list(islice(views, batch_size)):
-        yield from encode_views(encoder, torch.stack(batch))
+    ready = ordered_map(read, images, num_workers, AHEAD)
+    views = (pixels if crop_here else crop(pixels.to(encoder.device, non_blocking=True), index) for pixels, index in ready)
+    return encode_views(encoder, views)
 
 
-def encode_views(encoder: Encoder, views: Tensor) -> Tensor:
-    """Encode (B, V, 3, *size) pixels to (B, V, D): in passes that suit a CPU's caches or fill a GPU."""
-    if encoder.device.type == "cpu":
-        # Kernels sum in another order for another batch: passes within one picture make its bits its own.
-        passes = [part for picture in views for part in picture.split(16)]
-    else:
-        passes = list(views.flatten(0, 1).split(2048))
-    return torch.cat([encoder.encode_images(part) for part in passes]).view(*views.shape[:2], -1)
+def encode_views(encoder: Encoder, images: Iterable[Tensor]) -> Iterator[Tensor]:
+    """Encode images given as (V, 3, *size) pixels of their views, V from image to image, to (V, D), in order.
+
+    Passes go across images and have one size; see `pass_views`.
+    """
+    size = pass_views(encoder)
+    pixels: deque[Tensor] = deque()
+    counts: deque[int] = deque()
+    features = torch.empty((0, encoder.width))
+    waiting = 0
+
+    def one_pass() -> Tensor:
+        batch: list[Tensor] = []
+        missing = size
+        while missing and pixels:
+            views = pixels.popleft()
+            batch.append(views[:missing])
+            if len(views) > missing:
+                pixels.appendleft(views[missing:])
+            missing -= len(batch[-1])
+        filled = torch.cat([*batch, batch[-1].new_zeros((missing, *batch[-1].shape[1:]))]) if missing else torch.cat(batch)
+        return encoder.encode_images(filled)[: size - missing]
+
+    for views in images:
+        pixels.append(views)
+        counts.append(len(views))
+        waiting += len(views)
+        while waiting >= size:
+            features = torch.cat([features, one_pass()])
+            waiting -= size
+        while counts and len(features) >= counts[0]:
+            count = counts.popleft()
+            yield features[:count]
+            features = features[count:]
+    if waiting:
+        features = torch.cat([features, one_pass()])
+    yield from features.split(list(counts))
 
 
-def text_features(texts: Sequence[str], encoder: Encoder, store: Store | None) -> Tensor:
-    """Encode texts to (K, D) float32, unless the store holds them."""
+def text_features(texts: Sequence[str], encoder: Encoder, store: Store | None, progress: Progress = silent) -> Tensor:
+    """Encode texts to (K, D) float32, unless the store holds them; `progress` is shown where there are many."""
     if store is None:
-        return encoder.encode_texts(texts)
+        return _encode_texts(texts, encoder, progress)
     digest = hashlib.blake2b("\0".join(texts).encode(), digest_size=16).hexdigest()
     key = {"kind": "texts", "version": RECIPE_VERSION, "encoder": encoder.fingerprint, "texts": digest}
     shards = store.open(key)
-    kept = shards.read(0)
-    if kept is None:
-        kept = {"texts": encoder.encode_texts(texts)}
-        shards.write(0, kept)
-    return kept["texts"]
+    cached = shards.read(0)
+    if cached is None:
+        cached = {"texts": _encode_texts(texts, encoder, progress)}
+        shards.write(0, cached)
+    return cached["texts"]
+
+
+def _encode_texts(texts: Sequence[str], encoder: Encoder, progress: Progress) -> Tensor:
+    if len(texts) <= TEXTS_AT_ONCE:
+        return encoder.encode_texts(texts)
+    parts = []
+    with progress(len(texts), "texts encoded") as bar:
+        for start in range(0, len(texts), TEXTS_AT_ONCE):
+            parts.append(encoder.encode_texts(texts[start : start + TEXTS_AT_ONCE]))
+            bar.update(len(parts[-1]))
+    return torch.cat(parts)
 
 
 def ordered_map(function: Callable[[Item], Result], items: Iterable[Item], workers: int, ahead: int) -> Iterator[Result]:
@@ -275,6 +319,7 @@ def ordered_map(function: Callable[[Item], Result], items: Iterable[Item], worke
         yield from map(function, items)
         return
     source = iter(items)
+    threads = torch.get_num_threads()
     # torch's own threads inside worker threads would only fight the encoder's for the cores.
     pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,))
     try:
@@ -285,3 +330,5 @@ def ordered_map(function: Callable[[Item], Result], items: Iterable[Item], worke
             yield result
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+        # What a worker sets is also what threads that are made later begin with.
+        torch.set_num_threads(threads)

@@ -26,22 +26,22 @@ KERNELS: dict[str, Callable[[Tensor], Tensor]] = {"bilinear": _linear, "bicubic"
 
 
 def resample(image: Tensor, boxes: np.ndarray[Any, np.dtype[np.int64]], size: int, interpolation: str) -> Tensor:
-    """Cut square boxes out of a picture and resize them, antialiased, on the picture's device.
+    """Crop boxes out of an image and resize them to squares, antialiased, on the image's device.
 
     Args:
         image: (3, H, W) uint8.
         boxes: (M, 4) left, top, right, bottom in whole pixels.
-        size: of the results.
+        size: side of the results in pixels.
         interpolation: one of `KERNELS`.
 
     Returns:
         (M, 3, size, size) uint8, within one or two levels of torch's own kernel, which rounds its weights too.
     """
     place = torch.from_numpy(boxes).to(image.device)
-    sides = (place[:, 2] - place[:, 0]).float()
+    sides = (place[:, 2:] - place[:, :2]).float()
     kernel = KERNELS[interpolation]
-    across = _weights(place[:, 0], sides, size, image.shape[2], kernel)
-    down = _weights(place[:, 1], sides, size, image.shape[1], kernel)
+    across = _weights(place[:, 0], sides[:, 0], size, image.shape[2], kernel)
+    down = _weights(place[:, 1], sides[:, 1], size, image.shape[1], kernel)
     # Rounded between the two, as by the kernels that work on bytes.
     rows = torch.einsum("chw,mxw->mchx", image.float(), across).round_().clamp_(0, 255)
     return torch.einsum("mchx,myh->mcyx", rows, down).round_().clamp_(0, 255).to(torch.uint8)

@@ -267,7 +267,7 @@ class Engine:
         torch.set_num_threads(threads)
         while batch := self._take():
             try:
-                features = encode_views(self.encoder, torch.stack([job.views for job in batch]))
+                features = list(encode_views(self.encoder, [job.views for job in batch]))
             except Exception as error:  # the encoder ran out of memory, say: this batch fails, the next may not
                 for job in batch:
                     _settle(job.features, error)
