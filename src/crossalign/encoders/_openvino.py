@@ -25,9 +25,13 @@ INT8_VERSION = 2
 """Raised whenever the same views would give another int8."""
 
 
+_used_in: int | None = None
+"""Id of the process that started OpenVINO: one that is forked from it lacks its threads, and would wait for them forever."""
+
+
 def precisions() -> list[str]:
-    """List what OpenVINO can compute in here; empty if it is not installed."""
-    if importlib.util.find_spec("openvino") is None:
+    """List what OpenVINO can compute in here; empty if it is not installed, or cannot be used in this process."""
+    if importlib.util.find_spec("openvino") is None or _used_in not in (None, os.getpid()):
         return []
     fast = ["bf16"] if "BF16" in _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES") else []
     return ["f32", *fast, *(["int8"] if importlib.util.find_spec("nncf") else [])]
@@ -162,6 +166,8 @@ def _kept(file: Path, make: Callable[[], Any]) -> Any:
 
 @lru_cache(maxsize=1)
 def _core() -> Any:
+    global _used_in
+    _used_in = os.getpid()
     return _library("openvino").Core()
 
 

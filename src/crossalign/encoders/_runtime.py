@@ -154,10 +154,10 @@ def preferred_ways(device: torch.device, engine: str, precision: str | None) -> 
         # A lower precision of torch's is no alternative to OpenVINO, whose f32 is as fast or faster.
         ways = [way for way in ways if way != ("torch", "bf16")]
     if not ways:
+        missing = "none, since it is not installed, was started before this process was forked, or the device is no CPU"
         raise InputError(
             f"runtime {engine} with precision {precision or 'auto'} is not there on {device.type}; torch has f32 and bf16, "
-            f"openvino has {', '.join(there['openvino']) or 'none, since it is not installed or the device is no CPU'}"
-            f"{openvino.hint(precision)}"
+            f"openvino has {', '.join(there['openvino']) or missing}{openvino.hint(precision)}"
         )
     return ways
 
