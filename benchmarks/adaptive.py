@@ -24,8 +24,9 @@ from crossalign.evaluation.statistics import paired_interval, wilson_interval
 from crossalign.features.adaptive import Rounds, settled
 from crossalign.features.pipeline import image_features, text_features
 from crossalign.images.crops import ViewRecipe
+from crossalign.methods.method import ScoreConfig, WeightedMean
 from crossalign.methods.registry import METHODS
-from crossalign.methods.scoring import class_scores, text_bank, view_weights
+from crossalign.methods.scoring import class_scores, text_features_of
 from crossalign.store.shards import Store
 from crossalign.text.descriptions import bundled_descriptions
 
@@ -57,16 +58,19 @@ def curve(folder: Path, config_name: str, encoder: Encoder, seed: int) -> list[l
     dataset = load_dataset(config, folder)
     inputs = dataset_prompts(dataset, config, [bundled_descriptions(config.descriptions)], seed=seed)
     store = Store()
-    bank = text_bank(WCA, inputs, lambda texts: text_features(texts, encoder, store), config.text_scale)
+    scales = ScoreConfig(config.image_scale, config.text_scale)
+    of_classes = text_features_of(WCA, inputs, lambda texts: text_features(texts, encoder, store), scales)
+    score = WCA.score
+    assert isinstance(score, WeightedMean)
     shards = list(image_features(dataset, encoder, ViewRecipe(config.views, config.crop_scale, seed), store))
     whole = torch.cat([features for _, features, _ in shards]).float()
     views = torch.cat([features for *_, features in shards]).float()
 
     def answers(part: Tensor, seen: Tensor) -> Tensor:
-        return class_scores(WCA, bank, part, seen, image_scale=config.image_scale).argmax(1)
+        return class_scores(WCA, of_classes, part, seen, scales).argmax(1)
 
     labels = torch.tensor(dataset.labels)
-    texts = F.normalize(bank.pooled, dim=-1)
+    texts = F.normalize(of_classes.pooled, dim=-1)
     all_views = answers(whole, views)
     rows = []
     for confidence in CONFIDENCES:
@@ -75,7 +79,7 @@ def curve(folder: Path, config_name: str, encoder: Encoder, seed: int) -> list[l
         open_ones = torch.arange(len(labels))
         for count in rounds.counts:
             part, seen = whole[open_ones], views[open_ones, :count]
-            weights = view_weights(WCA, bank, part, seen, image_scale=config.image_scale)
+            weights = score.weights(part, seen, scales)
             # In parts, for the (pictures, views, classes) similarities of a thousand classes would be gigabytes.
             pairs = zip(seen.split(64), weights.split(64), strict=True)
             stop = torch.cat([settled(*pair, texts, rounds) for pair in pairs])

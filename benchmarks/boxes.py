@@ -26,8 +26,8 @@ from crossalign.evaluation.evaluate import dataset_prompts
 from crossalign.features.pipeline import encode_views, ordered_map
 from crossalign.images.crops import ViewRecipe, cut_boxes
 from crossalign.images.decoding import read_image
-from crossalign.methods.registry import METHODS
-from crossalign.methods.scoring import class_scores, text_bank
+from crossalign.methods.registry import METHODS, ScoreConfig
+from crossalign.methods.scoring import class_scores, text_features_of
 from crossalign.text.descriptions import bundled_descriptions
 
 Numbers = np.ndarray[Any, np.dtype[np.float64]]
@@ -74,11 +74,12 @@ def main() -> None:
     dataset = load_dataset(config, options.data / "oxford_pets370").limit(options.limit)
     encoder = load_encoder("builtin", "cpu", runtime="auto", precision="f32")
     inputs = dataset_prompts(dataset, config, [bundled_descriptions(config.descriptions)])
-    bank = text_bank(WCA, inputs, encoder.encode_texts, config.text_scale)
+    scales = ScoreConfig(config.image_scale, config.text_scale)
+    texts = text_features_of(WCA, inputs, encoder.encode_texts, scales)
 
     def scores(way: Callable[[np.random.Generator, int], Numbers], count: int, seed: int) -> Tensor:
         features = encode(dataset, encoder, ViewRecipe(count, config.crop_scale, seed), way)
-        return class_scores(WCA, bank, features[:, 0], features[:, 1:], image_scale=config.image_scale)
+        return class_scores(WCA, texts, features[:, 0], features[:, 1:], scales)
 
     many = scores(independent, options.reference_views, 1_000_000)
     labels, rows = torch.tensor(dataset.labels), []

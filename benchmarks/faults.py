@@ -155,7 +155,7 @@ def clock_set_back(bench: Bench) -> Outcome:
         os.utime(place, (time.time() + TEN_YEARS,) * 2)
     done = bench.goes_on("extraction", folder)
     pictures = len(list(bench.photos.rglob("*.jpg")))
-    check(f"; {pictures} pictures encoded now" in done.err, f"not the one shard that lacked: {done.err}")
+    check(f"; {pictures} images encoded now" in done.err, f"not the one shard that lacked: {done.err}")
     before = _files(folder)
     check(bench.store("gc", folder, "--yes", "--older-than", 1).code == 0, "`store gc` failed")
     check(_files(folder) == before, "`store gc` removed files from the future")
@@ -213,7 +213,7 @@ def broken_manifests(bench: Bench) -> Outcome:
     check((verified.code, verified.out.count(": damaged")) == (1, damaged), f"`store verify` says: {verified.out}")
     check(bench.store("list", folder).code == 0, "`store list` failed")
     done = bench.goes_on("extraction", folder)
-    check("; 0 pictures encoded now" in done.err, f"whole shards were not found: {done.err}")
+    check("; 0 images encoded now" in done.err, f"whole shards were not found: {done.err}")
     return (
         "cut short, nested 100,000 deep (two ways), garbage, null, empty",
         "made again to the same bytes, every shard kept",

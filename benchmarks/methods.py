@@ -23,8 +23,9 @@ from crossalign.evaluation.evaluate import Evaluation, dataset_prompts, evaluate
 from crossalign.evaluation.statistics import Comparison, compare, wilson_interval
 from crossalign.features.pipeline import encode_images, image_features, text_features
 from crossalign.images.crops import ViewRecipe
-from crossalign.methods.registry import METHODS, Method, with_prompts
-from crossalign.methods.scoring import class_scores, text_bank
+from crossalign.methods.method import Method, ScoreConfig, WeightedMean
+from crossalign.methods.registry import METHODS, uniform_weights, with_prompts
+from crossalign.methods.scoring import class_scores, text_features_of
 from crossalign.store.shards import Store
 from crossalign.text.descriptions import bundled_descriptions
 from crossalign.text.prompts import CONTROLS
@@ -44,7 +45,7 @@ SETS = {
 }
 HEAD = """# Methods
 
-Made by `python benchmarks/methods.py --data DATA --output docs/methods.md` with the embedded encoder (`builtin`, torch in
+Made by `python benchmarks/methods.py --data DATA --output docs/methods.md` with the embedded encoder (`builtin`, OpenVINO in
 float32), which is no CLIP; CLIP's weights could not be reached where this was run, so these tables say nothing of how the
 methods compare with CLIP. Configs, bundled descriptions and options are the defaults; nothing was tuned on these pictures.
 Intervals are 95 %: Wilson's for an accuracy, bootstrap over pictures for a difference. p is of the exact McNemar test after
@@ -56,18 +57,16 @@ TOGETHER = ("oxford_pets370", "imagenet_sample1000")
 """Sets that are also judged all at once."""
 TRANSDUCTIVE = """## Transductive
 
-`crossalign evaluate --transductive` runs TransCLIP (Zanella et al., NeurIPS 2024), zero-shot form, on a method's scores:
-each picture is judged with all others of the set in view. So these rows are not comparable with the tables above, and, the
-pictures being no independent trials, they have no intervals. The inductive scores, those it took, use each view once and are
-not re-drawn. What it says of one set, of this size and with as many pictures of each class, it does not say of another.
-With one picture a class, as in imagenet_sample1000, there is no other picture to learn a class from: transduction is
-pointless there, and is shown for what it then does.
-
-It is written from the formulas alone, with all three terms at weight one, and has not been compared with its authors'
-figures, which are CLIP's. Here it loses: the Gaussians of the embedded encoder's features outweigh the texts.
+`crossalign evaluate --transductive` runs the methods that classify all images of a set together. These rows are not
+comparable with the tables above, and since the images are no independent trials, they have no intervals. The inductive
+accuracy is that of the global view and the same texts, each image on its own. What the table says of one set, of this size
+and with as many images per class, it does not say of another. With one image per class, as in imagenet_sample1000, there is
+no other image to learn a class from: transduction is pointless there, and is shown for what it then does.
 """
-PLAIN = replace(METHODS["wca"], name="wca, plain text weights", texts="uniform")
-VIEWS = replace(METHODS["wca"], name="wca, plain view weights", views="uniform")
+PLAIN = replace(METHODS["wca"], name="wca, plain text weights", text_weights="uniform")
+VIEWS = replace(METHODS["wca"], name="wca, plain view weights", score=WeightedMean(uniform_weights))
+ALONE = {name: method for name, method in METHODS.items() if method.single_image}
+JOINTLY = [method for method in METHODS.values() if method.transductive]
 
 
 def main() -> None:
@@ -75,7 +74,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True)
     options = parser.parse_args()
-    encoder = load_encoder("builtin", "cpu")
+    encoder = load_encoder("builtin", "cpu", runtime="openvino")
     parts = [HEAD, *(section(options.data / folder, *about, encoder) for folder, about in SETS.items())]
     parts.append(transductive(options.data, encoder))
     options.output.write_text("\n".join(parts), encoding="utf-8")
@@ -86,7 +85,7 @@ def section(folder: Path, config_name: str, note: str, encoder: Encoder) -> str:
     config = load_config("folder", config_name)
     dataset = load_dataset(config, folder)
     controls = [with_prompts(METHODS[name], source) for name in ("wca", "cupl") for source in CONTROLS]
-    methods = [*METHODS.values(), PLAIN, VIEWS, *controls]
+    methods = [*ALONE.values(), PLAIN, VIEWS, *controls]
     done = evaluate(
         dataset,
         encoder,
@@ -97,8 +96,8 @@ def section(folder: Path, config_name: str, note: str, encoder: Encoder) -> str:
         allow_missing=True,
     )
     right = {result.method: result.right for result in done.results}
-    others = [method for method in METHODS.values() if method.name not in ("clip", "mean-views")]
-    of_views = [method.name for method in others if method.cross]
+    others = [method for method in ALONE.values() if method.name not in ("clip", "mean-views")]
+    of_views = [method.name for method in others if method.uses_views]
     pairs = {
         "clip": [("clip", method.name) for method in others],
         "mean-views": [("mean-views", name) for name in of_views],
@@ -107,7 +106,7 @@ def section(folder: Path, config_name: str, note: str, encoder: Encoder) -> str:
     }
     found = iter(compare(right, [pair for group in pairs.values() for pair in group]))
     tests = {name: [next(found) for _ in group] for name, group in pairs.items()}
-    seconds = _times(dataset, encoder, config, list(METHODS.values()))
+    seconds = _times(dataset, encoder, config, list(ALONE.values()))
     return "\n".join(
         [
             f"## {folder.name}\n\n{note}\n",
@@ -122,7 +121,7 @@ def section(folder: Path, config_name: str, note: str, encoder: Encoder) -> str:
 
 
 def transductive(data: Path, encoder: Encoder) -> str:
-    """Judge sets all at once, by clip's and wca's scores."""
+    """Classify all images of a set together."""
     rows = []
     for folder in TOGETHER:
         config = load_config("folder", SETS[folder][0])
@@ -130,15 +129,15 @@ def transductive(data: Path, encoder: Encoder) -> str:
             load_dataset(config, data / folder),
             encoder,
             config,
-            [METHODS["clip"], METHODS["wca"]],
+            [METHODS["clip"]],
             descriptions=[bundled_descriptions(config.descriptions)],
             store=Store(),
             allow_missing=True,
-            transductive=True,
+            transductive=JOINTLY,
         )
         for row in done.transductive:
-            minus = f"{row.top1 - row.base_top1:+.2f}"
-            rows.append([folder, row.method, f"{row.top1:.2f}", f"{row.base_top1:.2f}", minus, row.n])
+            minus = f"{row.top1 - row.inductive_top1:+.2f}"
+            rows.append([folder, row.method, f"{row.top1:.2f}", f"{row.inductive_top1:.2f}", minus, row.n])
     header = ["set", "method", "top-1 %", "inductive top-1 %", "minus inductive", "n"]
     return f"{TRANSDUCTIVE}\n{tabulate(rows, header, tablefmt='github', disable_numparse=True)}\n"
 
@@ -154,7 +153,7 @@ def _methods_table(done: Evaluation, tests: dict[str, list[Comparison]], seconds
             method.passes,
             f"{1000 * seconds[name]:.0f}",
         ]
-        for name, method in METHODS.items()
+        for name, method in ALONE.items()
     ]
     header = ["method", "top-1 %", "95 % interval", "minus clip", "minus mean-views", "passes", "ms a picture"]
     return tabulate(rows, header, tablefmt="github", disable_numparse=True)
@@ -220,12 +219,13 @@ def _times(dataset: ImageDataset, encoder: Encoder, config: Config, methods: lis
     whole, views_ = whole[:64].float(), views_[:64].float()
     seconds = {}
     for method in methods:
-        bank = text_bank(method, inputs, lambda texts: text_features(texts, encoder, store), config.text_scale)
+        scales = ScoreConfig(config.image_scale, config.text_scale, logit_scale=encoder.logit_scale)
+        texts = text_features_of(method, inputs, lambda texts: text_features(texts, encoder, store), scales)
         start = time.perf_counter()
         with torch.inference_mode():
-            class_scores(method, bank, whole, views_, image_scale=config.image_scale, logit_scale=encoder.logit_scale)
+            class_scores(method, texts, whole, views_, scales)
         scoring = (time.perf_counter() - start) / len(whole)
-        seconds[method.name] = passes[config.views if method.cross else 0] + scoring
+        seconds[method.name] = passes[config.views if method.uses_views else 0] + scoring
     return seconds
 
 

@@ -31,8 +31,9 @@ from crossalign.evaluation.evaluate import dataset_prompts
 from crossalign.evaluation.statistics import paired_interval
 from crossalign.features.pipeline import image_features, text_features
 from crossalign.images.crops import ViewRecipe
-from crossalign.methods.registry import METHODS, Method, TextBank
-from crossalign.methods.scoring import class_scores, text_bank
+from crossalign.methods.method import Method, ScoreConfig, TextFeatures
+from crossalign.methods.registry import METHODS
+from crossalign.methods.scoring import class_scores, text_features_of
 from crossalign.store.shards import Store
 from crossalign.text.descriptions import bundled_descriptions
 from crossalign.text.prompts import PromptInputs
@@ -105,16 +106,17 @@ def compare(folder: Path, config_name: str, limit: int, seeds: int, ways: Sequen
     before: dict[str, Tensor] = {}
     for engine, precision in ways:
         encoder = load_encoder("builtin", "cpu", runtime=engine, precision=precision)
-        banks = {name: _bank(METHODS[name], inputs, encoder, store, config.text_scale) for name in ("clip", "wca")}
+        scales = ScoreConfig(config.image_scale, config.text_scale)
+        texts = {name: _texts(METHODS[name], inputs, encoder, store, scales) for name in ("clip", "wca")}
         cosines: list[Tensor] = []
-        right: dict[str, list[Tensor]] = {name: [] for name in banks}
+        right: dict[str, list[Tensor]] = {name: [] for name in texts}
         for seed in range(seeds):
             shards = list(image_features(dataset, encoder, ViewRecipe(config.views, config.crop_scale, seed), store))
             whole, views = (torch.cat(part).float() for part in list(zip(*shards, strict=True))[1:])
             features = torch.cat([whole[:, None], views], 1)
             cosines.append(F.cosine_similarity(features, exact.setdefault(seed, features), dim=-1).flatten())
-            for name, bank in banks.items():
-                right[name].append(_answers(METHODS[name], bank, whole, views, config.image_scale) == labels)
+            for name, of_method in texts.items():
+                right[name].append(_answers(METHODS[name], of_method, whole, views, scales) == labels)
         spread = torch.cat(cosines).sort().values
         for name, of_seeds in right.items():
             now = torch.stack(of_seeds, dim=1)
@@ -133,13 +135,13 @@ def compare(folder: Path, config_name: str, limit: int, seeds: int, ways: Sequen
             ]
 
 
-def _bank(method: Method, inputs: PromptInputs, encoder: Encoder, store: Store, text_scale: float) -> TextBank:
-    return text_bank(method, inputs, lambda texts: text_features(texts, encoder, store), text_scale)
+def _texts(method: Method, inputs: PromptInputs, encoder: Encoder, store: Store, scales: ScoreConfig) -> TextFeatures:
+    return text_features_of(method, inputs, lambda texts: text_features(texts, encoder, store), scales)
 
 
-def _answers(method: Method, bank: TextBank, whole: Tensor, views: Tensor, image_scale: float) -> Tensor:
+def _answers(method: Method, texts: TextFeatures, whole: Tensor, views: Tensor, scales: ScoreConfig) -> Tensor:
     pairs = zip(whole.split(256), views.split(256), strict=True)
-    return torch.cat([class_scores(method, bank, *pair, image_scale=image_scale).argmax(1) for pair in pairs])
+    return torch.cat([class_scores(method, texts, *pair, scales).argmax(1) for pair in pairs])
 
 
 if __name__ == "__main__":

@@ -27,10 +27,12 @@ from tabulate import tabulate
 from torch import Tensor
 
 from crossalign.datasets.configs import load_config
-from crossalign.evaluation.ranks import Scorer, score_shards, view_draws
+from crossalign.evaluation.protocols import plan
+from crossalign.evaluation.ranks import Scorer, score_shards
 from crossalign.features.pipeline import ImageFeatures, images_a_shard
-from crossalign.methods.registry import Method, TextBank, pick_methods
-from crossalign.methods.scoring import LOGIT_SCALE, text_bank
+from crossalign.methods.method import Method, ScoreConfig, TextFeatures
+from crossalign.methods.registry import pick_methods
+from crossalign.methods.scoring import text_features_of
 from crossalign.store.shards import ShardFolder, Store
 from crossalign.text.prompts import PromptInputs, prompt_inputs
 
@@ -67,14 +69,14 @@ def random_texts(classes: int) -> PromptInputs:
     return prompt_inputs(names, descriptions=descriptions, templates=load_config("imagenet").templates)
 
 
-def banks(names: Sequence[str], classes: int, width: int) -> list[tuple[Method, TextBank]]:
+def with_texts(names: Sequence[str], classes: int, width: int) -> list[tuple[Method, TextFeatures]]:
     generator = torch.Generator().manual_seed(1)
     inputs = random_texts(classes)
 
     def encode(texts: object) -> Tensor:
         return F.normalize(torch.randn(len(texts), width, generator=generator), dim=-1)  # type: ignore[arg-type]
 
-    return [(method, text_bank(method, inputs, encode, 2.0)) for method in pick_methods(names)]
+    return [(method, text_features_of(method, inputs, encode)) for method in pick_methods(names) if method.single_image]
 
 
 def seconds_by_step(work: Callable[[], object]) -> dict[str, float]:
@@ -104,15 +106,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="crossalign-scoring-") as folder:
         shards = Store(folder).open({"kind": "views", "random": True})
         features = write_features(shards, options.images, options.views, options.width)
-        methods = banks(options.methods.split(","), options.classes, options.width)
-        scorer = Scorer(
-            methods,
-            image_scale=config.image_scale,
-            form="released",
-            draws=view_draws(config, seed=0),
-            logit_scale=LOGIT_SCALE,
-        )
-        score = partial(score_shards, scorer=scorer, labels=torch.arange(options.images) % options.classes)
+        methods = with_texts(options.methods.split(","), options.classes, options.width)
+        labels = torch.arange(options.images) % options.classes
+        rows = plan([method for method, _ in methods], config, "shared", 0)
+        texts = [of_method for _, of_method in methods]
+        scorer = Scorer(list(zip(rows, texts, strict=True)), ScoreConfig(), 0, labels, range(options.images))
+        score = partial(score_shards, scorer=scorer)
         start = time.perf_counter()
         score(features, num_workers=options.workers)
         seconds = time.perf_counter() - start
@@ -123,8 +122,8 @@ def main() -> None:
     size = f"{options.images} x {1 + options.views} x {options.width}, {options.classes} classes, {options.runs} runs"
     print(f"{size}, {len(methods)} methods, {options.workers} threads")
     print(f"{seconds:.1f} s, {gigabytes / seconds:.2f} GB/s of {gigabytes:.2f} GB, at most {peak:.2f} GiB of memory\n")
-    rows = [[step, f"{100 * of_step / sum(shares.values()):.0f} %"] for step, of_step in shares.items()]
-    print(tabulate(rows, ["step", "share of the work"], tablefmt="github"))
+    steps = [[step, f"{100 * of_step / sum(shares.values()):.0f} %"] for step, of_step in shares.items()]
+    print(tabulate(steps, ["step", "share of the work"], tablefmt="github"))
 
 
 if __name__ == "__main__":

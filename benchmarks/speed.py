@@ -13,7 +13,8 @@ reference   each picture is opened by PIL in a DataLoader worker, each of its cr
             transform one by one, and batches of 32 pictures through torch in float32; texts are encoded class by class,
             padded to 77 tokens
 ours        `crossalign.features.pipeline.encode_images`, by runtime and precision
-pipeline    Hugging Face's zero-shot-image-classification with the same architecture, which looks at one view
+pipeline    Hugging Face's zero-shot-image-classification with the same architecture, which looks at one view; 37 labels
+one view    `crossalign.Classifier` with the method clip and the same 37 labels, from the files on; against the pipeline
 pixels      one thread unpacks a JPEG of 1024 x 768 and cuts and resizes its views; the reference by PIL
 limit       the same floating-point operations at the rate at which this machine multiplies matrices in that precision
 """
@@ -172,10 +173,11 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="Write ratios, times and limits there.")
     options = parser.parse_args()
     warnings.filterwarnings("ignore")
-    pictures, rounds, classes = (2, 2, 4) if options.quick else (6, 4, 12)
+    pictures, rounds, classes, photos = (2, 2, 4, 12) if options.quick else (6, 4, 12, 60)
     print(f"{torch.get_num_threads()} threads, torch {torch.__version__}, {_processor()}\n")
     with tempfile.TemporaryDirectory() as folder:
         files = _files(options.data, Path(folder), pictures)
+        many = (_files(options.data, Path(folder), photos) * photos)[:photos]
         large, photo = (_resized(files[0], Path(folder), *size) for size in ((4000, 3000), (1024, 768)))
         vit = {
             precision: load_encoder(VIT, "cpu", runtime=runtime, precision=precision)
@@ -186,7 +188,12 @@ def main() -> None:
         plain = load_encoder("builtin", "cpu")
         labels, descriptions = _question(options.data)
         classify = Classifier(labels, descriptions, encoder=builtin, views="adaptive")
-        pipeline = _pipeline()
+        pets = tuple(bundled_descriptions("oxford_pet").classes)
+        pipeline = _pipeline(pets)
+        one_view = {
+            name: Classifier(pets, encoder=vit[precision], method="clip")
+            for name, precision in (("f32", "openvino f32"), ("torch f32", "f32"), ("bf16", "bf16"), ("int8", "int8"))
+        }
         texts = [list(sentences[:30]) for sentences in islice(bundled_descriptions("imagenet").classes.values(), classes)]
         contest = Contest()
         raw = vit["f32"].tower.model
@@ -201,7 +208,9 @@ def main() -> None:
             contest.time("ours bf16 12 MP", 1 + RECIPE.count, lambda: ours([large], vit["bf16"]))
             contest.time("reference pixels", 1 + RECIPE.count, lambda: pil_pixels(photo, vit["f32"].preprocessing))
             contest.time("ours pixels", 1 + RECIPE.count, lambda: our_pixels(photo, vit["f32"].preprocessing))
-            contest.time("pipeline, one view", len(files), lambda: pipeline(files))
+            contest.time("pipeline, one view", photos, lambda: pipeline(many))
+            for name, labelled in one_view.items():
+                contest.time(f"ours one view {name}", photos, lambda c=labelled: _labels(many, c))  # type: ignore[misc]
             contest.time("reference builtin", views, lambda: reference(files, plain.tower.model, plain.preprocessing))
             contest.time("ours builtin", views, lambda: ours(files, builtin))
 
@@ -229,6 +238,10 @@ OURS = {
     "wca_bf16_12mp": ("ours bf16 12 MP", "reference 12 MP"),
     "wca_builtin": ("ours builtin", "reference builtin"),
     "wca_adaptive": ("ours builtin adaptive", "reference builtin"),
+    "one_view_f32": ("ours one view f32", "pipeline, one view"),
+    "one_view_torch_f32": ("ours one view torch f32", "pipeline, one view"),
+    "one_view_bf16": ("ours one view bf16", "pipeline, one view"),
+    "one_view_int8": ("ours one view int8", "pipeline, one view"),
     "pixels": ("ours pixels", "reference pixels"),
     "text": ("ours texts", "reference texts"),
 }
@@ -313,7 +326,12 @@ def _discard(features: Tensor) -> None:
     """Keep nothing."""
 
 
-def _pipeline() -> Callable[[Sequence[Path]], None]:
+def _labels(files: Sequence[Path], classify: Classifier) -> None:
+    """Label images, which are decoded, cropped, encoded and scored."""
+    deque(classify.stream(map(str, files)), maxlen=0)
+
+
+def _pipeline(labels: Sequence[str]) -> Callable[[Sequence[Path]], None]:
     """Build the pipeline with an untrained model of the same architecture."""
     import open_clip.tokenizer
     from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTokenizer, pipeline
@@ -335,7 +353,7 @@ def _pipeline() -> Callable[[Sequence[Path]], None]:
 
     def classify(files: Sequence[Path]) -> None:
         for file in files:
-            run(str(file), candidate_labels=["cat", "dog"])
+            run(str(file), candidate_labels=list(labels))
 
     return classify
 

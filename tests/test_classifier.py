@@ -178,8 +178,12 @@ def test_wrong_options_say_why(make, options, reason):
         make(**options)
 
 
-OWN = {"Cat": ["A cat has whiskers.", "A cat has a tail."], "CUP-OF_COFFEE": ("Coffee is dark.",), "unused": ["It is."]}
-TEXTS = ("A cat has whiskers.", "A cat has a tail.", "Coffee is dark.")
+OWN = {
+    "Cat": ["A cat has whiskers.", "A cat has a tail."],
+    "CUP-OF_COFFEE": ("A cup of coffee is dark.",),
+    "unused": ["It is."],
+}
+TEXTS = ("A cat has whiskers.", "A cat has a tail.", "A cup of coffee is dark.")
 PAIR = ["cat", "cup of coffee"]
 
 
@@ -189,18 +193,18 @@ def test_descriptions_come_as_dict_file_or_loaded(make, tmp_path):
     loaded = Descriptions("own", "sentences", {name: tuple(texts) for name, texts in OWN.items()})
     for given in (OWN, file, str(file), loaded):
         classify = make(PAIR, given)
-        assert classify.bank.texts == TEXTS
+        assert classify.texts.texts == TEXTS
         assert [result.label for result in classify(PATHS[:2])] == PAIR
 
 
 def test_bundled_descriptions_come_by_name(make):
-    assert make(descriptions="demo").bank.texts == make(descriptions=DEMO).bank.texts
+    assert make(descriptions="demo").texts.texts == make(descriptions=DEMO).texts.texts
 
 
 def test_fragments_become_sentences_with_the_domain(make):
     classify = make(PAIR, {"cat": ["has whiskers"], "cup of coffee": ["a hot drink"]}, domain="thing")
-    assert "a photo of a cat, a type of thing, which has whiskers." in classify.bank.texts
-    assert "a photo of a cup of coffee, a type of thing, which is a hot drink." in classify.bank.texts
+    assert "a photo of a cat, a type of thing, which has whiskers." in classify.texts.texts
+    assert "a photo of a cup of coffee, a type of thing, which is a hot drink." in classify.texts.texts
 
 
 @pytest.mark.parametrize(
@@ -221,16 +225,16 @@ def test_wrong_descriptions_say_why(make, descriptions, reason):
 def test_without_descriptions_templates_stand_in(make):
     classify = make(PAIR, None)
     templates = load_config("folder").templates
-    assert classify.bank.texts == tuple(template.format(name) for name in PAIR for template in templates)
+    assert classify.texts.texts == tuple(template.format(name) for name in PAIR for template in templates)
     assert len(templates) > 1
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [method.name for method in METHODS.values() if method.single_image])
 def test_every_method_classifies(make, method):
     classify = make(method=method)
     found = classify(PATHS)
     assert sum(result.label == truth for result, truth in zip(found, SHOWN.values(), strict=True)) >= 3
-    assert (classify.recipe.count == 2) == METHODS[method].cross
+    assert (classify.recipe.count == 2) == METHODS[method].uses_views
 
 
 def cosine(a, b):

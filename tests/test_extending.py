@@ -79,7 +79,8 @@ def installed(site, monkeypatch):
 
 
 def start(site, *arguments):
-    environment = os.environ | {"PYTHONPATH": str(site)}
+    paths = [str(site), os.environ.get("PYTHONPATH", "")]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
     return subprocess.run([*map(str, arguments)], capture_output=True, text=True, timeout=300, env=environment)
 
 
@@ -268,7 +269,7 @@ def test_a_name_that_two_packages_add_is_refused_with_both(tmp_path, monkeypatch
 
 
 def test_a_method_must_be_one_and_of_its_entry_points_name(tmp_path, monkeypatch):
-    code = "from crossalign.methods.registry import Method\nMETHOD = Method('other', '', '', 'photo')\n"
+    code = "from crossalign.methods.registry import Method\nMETHOD = Method('other', '', '', 'photo', print)\n"
     lines = ["misnamed = odd_method:METHOD", "kind = odd_method:Method"]
     install(tmp_path / "site", "odd", {"crossalign.methods": lines}, {"odd_method": code})
     monkeypatch.syspath_prepend(tmp_path / "site")
@@ -285,25 +286,30 @@ def test_a_package_without_a_name_is_called_by_its_module():
     assert plugins.package_of(entry) == "some_module"
 
 
-def test_an_own_matcher_gets_the_whole_image_as_the_first_view_if_it_is_one():
-    from crossalign.methods.registry import TextBank
+@pytest.mark.parametrize(("sees", "count"), [("image", 0), ("views", 5), ("views+image", 6)])
+def test_an_own_score_gets_what_it_sees_whatever_views_there_are(sees, count):
+    from crossalign.methods import ScoreConfig, TextFeatures
     from crossalign.methods.scoring import class_scores
 
     seen = []
 
-    def score(bank, whole, views):
-        seen.append((whole, views))
-        return views.mean(1) @ bank.pooled.T
+    def score(texts, x0, views, config, options):
+        seen.append((views, config, options))
+        return torch.cat([x0[:, None], views], 1).mean(1) @ texts.pooled.T
 
     generator = torch.Generator().manual_seed(0)
-    bank = TextBank(("a", "b"), torch.eye(2, 3), torch.tensor([1, 1]), torch.ones(2), torch.eye(2, 3))
-    whole, views = torch.randn(4, 3, generator=generator), torch.randn(4, 5, 3, generator=generator)
-    for first, count in ((False, 5), (True, 6)):
-        method = Method("own", "", "", "photo", views="uniform", matcher=score, whole_is_view=first)
-        assert not method.draws_views
-        assert not method.explainable
-        scores = class_scores(method, bank, whole, views, image_scale=4.0, draws=torch.ones(3, 5))
-        assert scores.shape == (4, 2)
-        assert seen[-1][1].shape == (4, count, 3)
-        all_views = torch.cat([whole[:, None], views], 1) if first else views
-        torch.testing.assert_close(scores, all_views.mean(1)[:, :2])
+    texts = TextFeatures(("a", "b"), torch.eye(2, 3), torch.tensor([1, 1]), torch.ones(2), torch.eye(2, 3))
+    x0, views = torch.randn(4, 3, generator=generator), torch.randn(4, 5, 3, generator=generator)
+    method = Method("own", "", "", "photo", score, sees, options={"share": 0.5})
+    assert not method.resampled
+    assert not method.explainable
+    config = ScoreConfig(logit_scale=7.0)
+    scores = class_scores(method, texts, x0, views, config, torch.ones(3, 5))
+    assert scores.shape == (4, 2)
+    ((local, of_config, options),) = seen
+    assert local.shape == (4, count, 3)
+    assert (of_config, options) == (config, {"share": 0.5})
+    if sees == "views+image":
+        assert torch.equal(local, torch.cat([x0[:, None], views], 1))
+    elif sees == "views":
+        assert torch.equal(local, views)

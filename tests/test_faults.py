@@ -238,7 +238,7 @@ def test_a_flipped_bit_a_broken_manifest_and_another_process_change_nothing(benc
     processes = [bench.start(*bench.jobs["extraction"].words(folder)) for _ in range(2)]
     results = [fault_bench.ended(process, time.monotonic()) for process in processes]
     assert [done.code for done in results] == [0, 0]
-    assert any("; 12 pictures encoded now, 12 kept before" in done.err for done in results)
+    assert any("; 12 images encoded now, 12 cached before" in done.err for done in results)
     bench.same("extraction", folder)
     assert not list(folder.rglob("*.part"))
 

@@ -6,6 +6,7 @@ import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from math import ceil
 from pathlib import Path
 from typing import Any, Literal
@@ -24,8 +25,9 @@ from crossalign.images.crops import ViewRecipe, cut_views
 from crossalign.images.decoding import read_image
 from crossalign.images.inputs import ImageLike, is_single, name_of
 from crossalign.methods.alignment import FORMS, Form
-from crossalign.methods.registry import Method, pick_methods
-from crossalign.methods.scoring import class_scores, text_bank, view_weights
+from crossalign.methods.method import Method, ScoreConfig, WeightedMean
+from crossalign.methods.registry import pick_method
+from crossalign.methods.scoring import class_scores, text_features_of
 from crossalign.store.shards import Store
 from crossalign.text.descriptions import (
     Descriptions,
@@ -91,8 +93,8 @@ class Classifier:
         labels: C class names.
         encoder, method: what compares pictures with texts, and how.
         recipe: which views are taken of a picture.
-        bank: the labels' texts, encoded and weighted.
-        image_scale, form: of the method's weights and score.
+        score_config: scales, form and logit scale of the score.
+        texts: the labels' texts, encoded and weighted.
 
     Example:
         >>> from crossalign import Classifier
@@ -151,27 +153,24 @@ class Classifier:
         prepare_torch()
         self.labels = tuple(check_labels(labels))
         config = load_config("folder")
-        if method == "all":
-            raise InputError("a classifier uses one method, but 'all' was given; name one of `crossalign methods`")
-        (self.method,) = pick_methods([method])
+        self.method = pick_method(method)
         if form not in FORMS:
             raise InputError(f"form is {form!r}, but must be one of {', '.join(FORMS)}")
-        self.form = form
-        self.image_scale = config.image_scale
         self._workers = num_workers
         self.rounds = Rounds(max_views, confidence) if views == "adaptive" else None
         if self.rounds:
             check_adaptive(self.method)
         count = max_views if views == "adaptive" else config.views if views is None else views
-        if self.method.cross and count < 1:
+        if self.method.uses_views and count < 1:
             raise InputError(f"method {method} needs at least one view, but views is {count}")
-        self.recipe = ViewRecipe(count if self.method.cross else 0, crop_scale or config.crop_scale, seed)
+        self.recipe = ViewRecipe(count if self.method.uses_views else 0, crop_scale or config.crop_scale, seed)
         if isinstance(encoder, str):
             encoder = load_encoder(encoder, device, runtime=runtime, precision=precision)
         self.encoder = encoder
+        self.score_config = ScoreConfig(config.image_scale, config.text_scale, form, encoder.logit_scale)
         self._loaded_in = os.getpid()
         # Twice what the smallest view needs, so that resizing has enough to smooth over.
-        smallest = self.recipe.crop_scale[0] if self.method.cross else 1.0
+        smallest = self.recipe.crop_scale[0] if self.method.uses_views else 1.0
         self._shortest = ceil(2 * max(encoder.preprocessing.size) / smallest)
         inputs = prompt_inputs(
             self.labels,
@@ -180,9 +179,8 @@ class Classifier:
             domain=domain,
             seed=seed,
         )
-        self.bank = text_bank(
-            self.method, inputs, lambda texts: text_features(texts, self.encoder, store, progress), config.text_scale
-        )
+        encode = partial(text_features, encoder=encoder, store=store, progress=progress)
+        self.texts = text_features_of(self.method, inputs, encode, self.score_config)
 
     def __copy__(self) -> Classifier:
         """Copy it within this process, with the same encoder."""
@@ -261,7 +259,11 @@ class Classifier:
     def _encode_adaptively(
         self, images: Iterable[ImageLike], rounds: Rounds
     ) -> Iterator[tuple[ImageLike, Tensor | InputError]]:
-        texts = F.normalize(self.bank.pooled, dim=-1) if self.form == "released" else self.bank.pooled
+        classes = self.texts.pooled
+        if self.score_config.form == "released":
+            classes = F.normalize(classes, dim=-1)
+        score = self.method.score
+        assert isinstance(score, WeightedMean)  # as `check_adaptive` has it
 
         def read(image: ImageLike) -> tuple[ImageLike, tuple[Tensor, Boxes, Tensor] | InputError]:
             try:
@@ -274,8 +276,7 @@ class Classifier:
 
         def enough(features: Tensor) -> bool:
             whole, views = features[None, 0], features[None, 1:]
-            weights = view_weights(self.method, self.bank, whole, views, image_scale=self.image_scale)
-            return bool(settled(views, weights, texts, rounds))
+            return bool(settled(views, score.weights(whole, views, self.score_config), classes, rounds))
 
         for image, cut in ordered_map(read, images, self._workers, AHEAD):
             if isinstance(cut, InputError):
@@ -298,15 +299,7 @@ class Classifier:
     def score(self, features: Tensor) -> Tensor:
         """Score all labels: (B, 1 + M, D) features of views, as `cut` orders them, to (B, C)."""
         whole, local = features[:, 0], features[:, 1:]
-        return class_scores(
-            self.method,
-            self.bank,
-            whole,
-            local,
-            image_scale=self.image_scale,
-            form=self.form,
-            logit_scale=self.encoder.logit_scale,
-        )
+        return class_scores(self.method, self.texts, whole, local, self.score_config)
 
     def rank(self, scores: Tensor, top_k: int = 3) -> tuple[Prediction, ...]:
         """Turn a picture's scores (C,) into its best `top_k` predictions."""
@@ -321,7 +314,7 @@ def check_adaptive(method: Method) -> None:
     Raises:
         InputError: names it.
     """
-    if not method.draws_views:
+    if not method.resampled:
         raise InputError(
             f"method {method.name} has no adaptive views, since its score is no weighted mean over local views; "
             "use wca or mean-views, or a number of views"

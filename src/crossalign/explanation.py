@@ -15,8 +15,8 @@ from crossalign.errors import InputError
 from crossalign.features.pipeline import encode_views
 from crossalign.images.decoding import ImageLike, read_image
 from crossalign.methods import alignment
-from crossalign.methods.registry import METHODS, Method
-from crossalign.methods.scoring import view_weights
+from crossalign.methods.method import Method, WeightedMean
+from crossalign.methods.registry import METHODS
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -177,18 +177,19 @@ class Explanation:
         }
 
 
-def check_explainable(method: Method) -> None:
-    """Refuse a method whose score is no sum over views and descriptions.
+def check_explainable(method: Method) -> WeightedMean:
+    """Return the score of a method, which must be a sum over views and descriptions.
 
     Raises:
-        InputError: it is one.
+        InputError: the method has another kind of score.
     """
-    if not method.explainable:
+    if not isinstance(method.score, WeightedMean):
         can = ", ".join(other.name for other in METHODS.values() if other.explainable)
         raise InputError(
             f"method {method.name} has no explanation, since its score is no sum over views and descriptions; "
             f"take one of {can}"
         )
+    return method.score
 
 
 def explain(
@@ -209,7 +210,7 @@ def explain(
     """
     if top_k < 2:
         raise InputError(f"top_k is {top_k}, but an explanation sets the best label against the next; take 2 or more")
-    check_explainable(classify.method)
+    score = check_explainable(classify.method)
     pixels = read_image(image)
     height, width = pixels.shape[1:]
     if features is None:
@@ -218,13 +219,13 @@ def explain(
     chosen = [p for rank, p in enumerate(ranked) if rank < top_k or p.label in also]
     whole, views = features[None, 0], features[None, 1:]
     boxes = classify.recipe.boxes(height, width)[: len(features) - 1]
-    if not classify.method.cross:
+    if not classify.method.uses_views:
         views, boxes = whole[:, None], np.array([[0, 0, width, height]])
-    weights = view_weights(classify.method, classify.bank, whole, views, image_scale=classify.image_scale)
-    norm = alignment.pool_views(views, weights).norm().item() if classify.form == "released" else 1.0
+    form, weights = classify.score_config.form, score.weights(whole, views, classify.score_config)
+    norm = alignment.pool_views(views, weights).norm().item() if form == "released" else 1.0
     return Explanation(
         classify.method.name,
-        classify.form,
+        form,
         (width, height),
         boxes,
         weights[0].numpy(),
@@ -260,15 +261,15 @@ def explain_both(
 
 def _evidence(classify: Classifier, found: Prediction, views: Tensor, shares: Array) -> ClassEvidence:
     """Take one class's score apart; `shares` are the view weights, over the norm of the pooled views where need be."""
-    bank, index = classify.bank, classify.labels.index(found.label)
-    start = int(bank.counts[:index].sum())
-    rows = slice(start, start + int(bank.counts[index]))
-    norm = bank.pooled[index].norm().item() if classify.form == "released" else 1.0
-    similarity = alignment.similarity_matrix(views, bank.features[rows])[0].numpy()
-    text_weights = bank.weights[rows].numpy()
+    texts, index = classify.texts, classify.labels.index(found.label)
+    start = int(texts.counts[:index].sum())
+    rows = slice(start, start + int(texts.counts[index]))
+    norm = texts.pooled[index].norm().item() if classify.score_config.form == "released" else 1.0
+    similarity = alignment.similarity_matrix(views, texts.features[rows])[0].numpy()
+    text_weights = texts.weights[rows].numpy()
     contributions = shares[:, None] * text_weights / norm * similarity
     return ClassEvidence(
-        found.label, found.score, found.probability, bank.texts[rows], similarity, text_weights, contributions
+        found.label, found.score, found.probability, texts.texts[rows], similarity, text_weights, contributions
     )
 
 

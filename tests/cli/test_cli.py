@@ -197,14 +197,14 @@ def test_evaluate_prints_a_table_and_writes_results(evaluated):
     assert content["versions"]["crossalign"]
     assert "evaluate --dataset folder" in content["command"]
     assert sum(line.startswith("|") for line in done.stdout.splitlines()) == 2 + len(by_method)
-    assert "4 pictures encoded now" in done.stderr
+    assert "4 images encoded now" in done.stderr
     assert "scoring" in done.stderr
 
 
 def test_a_second_call_encodes_nothing_and_finds_the_same(evaluated, tmp_path):
     command, _, output = evaluated
     done = run(*command, "--output", tmp_path / "again.json", "--batch-size", 1, "--num_workers", 0)
-    assert "0 pictures encoded now, 4 kept before" in done.stderr
+    assert "0 images encoded now, 4 cached before" in done.stderr
     assert json.loads((tmp_path / "again.json").read_text())["results"] == json.loads(output.read_text())["results"]
 
 
@@ -297,6 +297,14 @@ def test_lists_tell_what_there_is():
     assert "builtin" in encoders
     assert "open_clip:ViT-B-32/openai" in encoders
     assert "ViT-L-14" not in encoders
+    described = run("encoders", "builtin").stdout
+    for row in (
+        "activation   ReLU6, GELU",
+        "input        224 x 224 pixels, bicubic",
+        "logit scale  20",
+        "logit bias   none",
+    ):
+        assert row in described
     datasets = run("datasets").stdout
     for name in ("imagenet", "imagenetv2", "imagenet-r", "imagenet-sketch", "imagenet-a", "cub", "oxford_pet", "places365"):
         assert f"\n{name} " in datasets

@@ -166,7 +166,7 @@ def test_evaluate_goes_on_after_an_interruption(photos, tmp_path):
     assert seconds < 2
     assert "finished pictures are kept, but for the last few: run the same command again to go on" in err
     done = subprocess.run([SCRIPT, *map(str, command)], capture_output=True, text=True, timeout=120)
-    assert "14 pictures encoded now, 256 kept before" in done.stderr
+    assert "14 images encoded now, 256 cached before" in done.stderr
     assert "14 of 14 pictures encoded" in done.stderr
 
 

@@ -15,13 +15,15 @@ from crossalign.datasets import ImageDataset
 from crossalign.datasets.configs import load_config
 from crossalign.errors import InputError
 from crossalign.evaluation.evaluate import MethodResult, evaluate
-from crossalign.evaluation.ranks import PICTURES_AT_ONCE, Scorer, calibration_sketch, score_shards, true_ranks, view_draws
+from crossalign.evaluation.protocols import plan
+from crossalign.evaluation.ranks import IMAGES_AT_ONCE, Scorer, calibration_sketch, resampled_runs, score_shards, true_ranks
 from crossalign.evaluation.statistics import FACTORS, expected_calibration_error, two_level_interval, wilson_interval
 from crossalign.evaluation.tables import results_table
 from crossalign.images.crops import ViewRecipe, cut_views
 from crossalign.images.decoding import read_image
+from crossalign.methods.method import ScoreConfig
 from crossalign.methods.registry import METHODS, pick_methods
-from crossalign.methods.scoring import class_scores, text_bank
+from crossalign.methods.scoring import class_scores, text_features_of
 from crossalign.store.shards import Store
 from crossalign.text.descriptions import Descriptions, bundled_descriptions
 from crossalign.text.prompts import PromptInputs, prompt_inputs
@@ -127,18 +129,17 @@ def test_ranks_come_from_the_methods_scores(builtin, first):
     inputs = prompt_inputs(LABELS, descriptions=[DEMO], templates=CONFIG.templates)
     recipe = ViewRecipe(CONFIG.views, CONFIG.crop_scale, seed=0)
     chosen = [result for result in first.results if result.method in ("clip", "clip-d", "wca")]
-    banks = {r.method: text_bank(METHODS[r.method], inputs, builtin.encode_texts, CONFIG.text_scale) for r in chosen}
+    texts = {r.method: text_features_of(METHODS[r.method], inputs, builtin.encode_texts) for r in chosen}
     for row, (path, label) in enumerate(zip(ODD.paths, ODD.labels, strict=True)):
         pixels = cut_views(read_image(path), recipe, builtin.preprocessing, index=row)
         features = builtin.encode_images(pixels).half()
         for result in chosen:
             scores = class_scores(
                 METHODS[result.method],
-                banks[result.method],
+                texts[result.method],
                 features[:1],
                 features[None, 1:],
-                image_scale=CONFIG.image_scale,
-                draws=view_draws(CONFIG, seed=0),
+                run_counts=resampled_runs(CONFIG.views, CONFIG.runs, CONFIG.sampled_views, 0),
             )
             for of_run, rank in zip(scores.view(-1, len(LABELS)), result.ranks[row], strict=True):
                 assert (of_run > of_run[label]).sum() == rank
@@ -232,18 +233,16 @@ def test_missing_descriptions_may_be_allowed(builtin, kept):
 
 @given(st.integers(1, 30), st.integers(1, 80), st.integers(1, 8), st.integers(0, 2**40))
 def test_each_run_draws_its_number_of_views(views, sampled, runs, seed):
-    config = replace(CONFIG, views=views, sampled_views=sampled, runs=runs)
-    draws = view_draws(config, seed)
+    draws = resampled_runs(views, runs, sampled, seed)
     assert draws.shape == (runs, views)
     assert (draws.sum(1) == sampled).all()
     assert (draws >= 0).all()
     assert (draws == draws.round()).all()
-    assert torch.equal(view_draws(replace(config, runs=runs + 3), seed)[:runs], draws)
+    assert torch.equal(resampled_runs(views, runs + 3, sampled, seed)[:runs], draws)
 
 
 def test_draws_are_uniform_with_replacement():
-    config = replace(CONFIG, views=6, sampled_views=9, runs=4000)
-    draws = view_draws(config, seed=0)
+    draws = resampled_runs(6, 4000, 9, 0)
     assert draws.mean(0).tolist() == pytest.approx([9 / 6] * 6, abs=0.08)
     assert draws.var(0).tolist() == pytest.approx([9 * 1 / 6 * 5 / 6] * 6, rel=0.12)
     # With replacement, one view may be all that a run sees.
@@ -252,8 +251,7 @@ def test_draws_are_uniform_with_replacement():
 
 
 def test_runs_and_seeds_draw_differently():
-    config = replace(CONFIG, views=60, sampled_views=60, runs=20)
-    every = torch.cat([view_draws(config, seed) for seed in range(3)])
+    every = torch.cat([resampled_runs(60, 20, 60, seed) for seed in range(3)])
     assert len(every.unique(dim=0)) == 60
 
 
@@ -296,7 +294,7 @@ def test_fresh_seeds_are_those_of_runs_of_their_own(builtin, first, fresh, kept)
     assert wca.right.shape == (len(SHOWN), 2, CONFIG.runs)
     assert most.right.shape == (len(SHOWN), 2, 1)
     assert (wca.right[:, 1] == (second.results[1].ranks == 0)).all()
-    assert fresh.encoded + fresh.kept == 2 * len(SHOWN)
+    assert fresh.encoded + fresh.cached == 2 * len(SHOWN)
 
 
 def test_results_tell_both_kinds_of_noise(fresh):
@@ -324,8 +322,8 @@ def test_calibration_is_that_of_all_scores(builtin, fresh):
     inputs = prompt_inputs(LABELS, descriptions=[DEMO], templates=CONFIG.templates)
     pixels = [cut_views(read_image(path), ViewRecipe(0, (0.1, 0.9), 0), builtin.preprocessing) for path in ODD.paths]
     whole = builtin.encode_images(torch.cat(pixels)).half()
-    bank = text_bank(METHODS["clip"], inputs, builtin.encode_texts, CONFIG.text_scale)
-    scores = class_scores(METHODS["clip"], bank, whole, whole[:, None], image_scale=4.0)
+    texts = text_features_of(METHODS["clip"], inputs, builtin.encode_texts)
+    scores = class_scores(METHODS["clip"], texts, whole, whole[:, None])
     sure, label = (scores * builtin.logit_scale).double().softmax(1).max(1)
     expected = expected_calibration_error(sure.numpy(), (label == torch.tensor(ODD.labels)).numpy())
     row = fresh.to_dict()["results"][0]
@@ -337,7 +335,7 @@ def test_calibration_is_that_of_all_scores(builtin, fresh):
 def test_fresh_seeds_and_calibration_need_something_to_work_on(builtin, tmp_path):
     with pytest.raises(InputError, match="no method of clip, waffle looks at crops, so fresh seeds change nothing"):
         run(builtin, tmp_path, methods=["clip", "waffle"], fresh_seeds=3)
-    with pytest.raises(InputError, match="give two or more pictures"):
+    with pytest.raises(InputError, match="give two or more images"):
         run(builtin, tmp_path, ODD.limit(1), methods=["clip"], calibration=True)
 
 
@@ -363,20 +361,21 @@ def test_shards_are_scored_by_the_plain_definition(num_workers):
     texts = {}
     chosen = [METHODS["clip"], METHODS["clip-e"], replace(METHODS["wca"], prompts="templates")]
     banks = [
-        text_bank(m, inputs, lambda ts: torch.stack([texts.setdefault(t, unit(16)).float() for t in ts]), 2.0)
+        text_features_of(m, inputs, lambda ts: torch.stack([texts.setdefault(t, unit(16)).float() for t in ts]))
         for m in chosen
     ]
-    options = {"image_scale": 4.0, "form": "released", "draws": view_draws(config, 0), "logit_scale": 100.0}
+    run_counts = resampled_runs(config.views, config.runs, config.sampled_views, 0)
     counts = []
-    scorer = Scorer(list(zip(chosen, banks, strict=True)), **options)
-    found = score_shards(shards, scorer, labels, num_workers=num_workers, update=counts.append)
+    rows = plan(chosen, config, "shared", 0)
+    scorer = Scorer(list(zip(rows, banks, strict=True)), ScoreConfig(), 0, labels, range(sum(sizes)))
+    found = score_shards(shards, scorer, num_workers=num_workers, update=counts.append)
     assert counts == sizes
     for method, bank, scored in zip(chosen, banks, found, strict=True):
         expected = []
         for rows, whole, views in shards:
-            for start in range(0, len(whole), PICTURES_AT_ONCE):
-                part = slice(start, start + PICTURES_AT_ONCE)
-                scores = class_scores(method, bank, whole[part], views[part], **options)
+            for start in range(0, len(whole), IMAGES_AT_ONCE):
+                part = slice(start, start + IMAGES_AT_ONCE)
+                scores = class_scores(method, bank, whole[part], views[part], ScoreConfig(), run_counts)
                 expected += plain_ranks(scores.view(len(scores), -1, classes), labels[rows][part])
         assert scored.ranks.tolist() == expected
         assert scored.sketch is None

@@ -2,12 +2,14 @@
 
 import torch.nn.functional as F
 
-from crossalign.methods import Method
+from crossalign.methods import Method, Released
 
 
-def score(bank, whole, views):
-    similarity = views @ F.normalize(bank.pooled, dim=-1).T  # (N, M, D) and (C, D) to (N, M, C)
+def score(texts, x0, views, config, options):
+    similarity = views @ F.normalize(texts.pooled, dim=-1).T  # (N, M, D) and (C, D) to (N, M, C)
     return similarity.median(dim=1).values
 
 
-METHOD = Method("median-views", "the median view x mean of sentences", "own", "sentences", views="uniform", matcher=score)
+METHOD = Method(
+    "median-views", "the median view x mean of sentences", "own", "sentences", score, "views", released=Released("wca")
+)

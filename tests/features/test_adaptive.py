@@ -110,12 +110,12 @@ def test_answers_are_those_of_all_views_for_less_work(pair):
 
 def test_each_picture_stops_by_its_own_test(pair, encoded):
     adaptive, _ = pair
-    texts = torch.nn.functional.normalize(adaptive.bank.pooled, dim=-1)
+    texts = torch.nn.functional.normalize(adaptive.texts.pooled, dim=-1)
     for features in encoded.values():
         whole, views = features[0], features[1:]
         seen = []
         for count in Rounds().counts:
-            weights = (math.exp(adaptive.image_scale) * views[:count] @ whole).softmax(-1)
+            weights = (math.exp(adaptive.score_config.image_scale) * views[:count] @ whole).softmax(-1)
             seen.append(bool(settled(views[None, :count], weights[None], texts, Rounds())))
             if count == len(views):
                 break

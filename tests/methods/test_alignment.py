@@ -35,11 +35,11 @@ def dot(a, b):
     return sum(x * y for x, y in zip(a.tolist(), b.tolist(), strict=True))
 
 
-def loop_scores(views, whole, descriptions, prompts, counts, form, image_scale=4.0, text_scale=2.0):
+def loop_scores(views, x0, descriptions, prompts, counts, form, image_scale=4.0, text_scale=2.0):
     """The paper's formulas, one term at a time."""
     rows = []
-    for local, x0 in zip(views.double(), whole.double(), strict=True):
-        w = softmax([math.exp(image_scale) * dot(x, x0) for x in local])
+    for local, of_image in zip(views.double(), x0.double(), strict=True):
+        w = softmax([math.exp(image_scale) * dot(x, of_image) for x in local])
         row, start = [], 0
         for y0, n in zip(prompts.double(), counts.tolist(), strict=True):
             ys = descriptions.double()[start : start + n]
@@ -55,8 +55,8 @@ def loop_scores(views, whole, descriptions, prompts, counts, form, image_scale=4
     return torch.tensor(rows, dtype=torch.float64)
 
 
-def our_scores(views, whole, descriptions, prompts, counts, form):
-    w = alignment.view_weights(views, whole, 4.0)
+def our_scores(views, x0, descriptions, prompts, counts, form):
+    w = alignment.view_weights(views, x0, 4.0)
     v = alignment.text_weights(descriptions, prompts, counts, 2.0)
     pooled = alignment.pool_views(views, w), alignment.pool_texts(descriptions, v, counts)
     return alignment.scores(*pooled, form)
@@ -87,20 +87,20 @@ def test_any_shape_agrees_with_the_loop(seed, images, views, counts, width):
 
 
 def test_the_matrix_gives_the_same_double_sum():
-    views, whole, descriptions, prompts, counts = problem()
+    views, x0, descriptions, prompts, counts = problem()
     matrix = alignment.similarity_matrix(views, descriptions)
     assert matrix.shape == (3, 5, 7)
-    w = alignment.view_weights(views, whole, 4.0)
+    w = alignment.view_weights(views, x0, 4.0)
     v = alignment.text_weights(descriptions, prompts, counts, 2.0)
     contributions = w[:, :, None] * matrix * v
     by_class = torch.stack([part.sum((1, 2)) for part in contributions.split(counts.tolist(), dim=2)], dim=1)
-    torch.testing.assert_close(by_class, our_scores(views, whole, descriptions, prompts, counts, "paper"))
+    torch.testing.assert_close(by_class, our_scores(views, x0, descriptions, prompts, counts, "paper"))
 
 
-def test_weights_sum_to_one_and_follow_likeness():
-    views, whole, descriptions, prompts, counts = problem(views=6)
-    views[:, 2] = whole
-    w = alignment.view_weights(views, whole, 4.0)
+def test_weights_sum_to_one_and_follow_similarity():
+    views, x0, descriptions, prompts, counts = problem(views=6)
+    views[:, 2] = x0
+    w = alignment.view_weights(views, x0, 4.0)
     torch.testing.assert_close(w.sum(1), torch.ones(3))
     assert (w.argmax(1) == 2).all()
     v = alignment.text_weights(descriptions, prompts, counts, 2.0)
@@ -117,15 +117,28 @@ def test_a_sharp_text_scale_does_not_overflow():
     torch.testing.assert_close(v.sum(), torch.tensor(3.0))
 
 
-def test_draws_equal_the_drawn_views():
-    views, whole, *_ = problem(views=4)
-    draws = torch.tensor([[2, 0, 1, 1], [0, 4, 0, 0]])
-    pooled = alignment.pool_views(views, alignment.view_weights(views, whole, 4.0, draws))
-    assert pooled.shape == (3, 2, 7)
-    for run, chosen in enumerate(([0, 0, 2, 3], [1, 1, 1, 1])):
-        drawn = views[:, chosen]
-        expected = alignment.pool_views(drawn, alignment.view_weights(drawn, whole, 4.0))
-        torch.testing.assert_close(pooled[:, run], expected)
+def test_resampled_runs_equal_the_views_they_took():
+    views, x0, *_ = problem(views=4)
+    taken = torch.tensor([[0, 0, 2, 3], [1, 1, 1, 1]])
+    run_counts = torch.stack([run.bincount(minlength=4) for run in taken])
+    for weigh in (lambda views, counts=None: alignment.view_weights(views, x0, 4.0, counts), alignment.uniform_view_weights):
+        pooled = alignment.pool_views(views, weigh(views, run_counts))
+        assert pooled.shape == (3, 2, 7)
+        of_each_image = alignment.pool_views(views, weigh(views, run_counts.expand(3, -1, -1)))
+        torch.testing.assert_close(of_each_image, pooled)
+        for run, rows in enumerate(taken):
+            expected = alignment.pool_views(views[:, rows], weigh(views[:, rows]))
+            torch.testing.assert_close(pooled[:, run], expected)
+
+
+def test_images_may_have_runs_of_their_own():
+    views, x0, *_ = problem(images=2, views=4)
+    run_counts = torch.tensor([[[2, 0, 1, 1]], [[0, 3, 1, 0]]])
+    weights = alignment.view_weights(views, x0, 4.0, run_counts)
+    for image, rows in enumerate(([0, 0, 2, 3], [1, 1, 1, 2])):
+        alone = alignment.view_weights(views[image : image + 1, rows], x0[image : image + 1], 4.0)
+        expected = torch.zeros(4).index_add_(0, torch.tensor(rows), alone[0])
+        torch.testing.assert_close(weights[image, 0], expected)
 
 
 def test_float16_features_are_summed_in_float32():

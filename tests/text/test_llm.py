@@ -15,7 +15,8 @@ from crossalign.text.descriptions import bundled_descriptions
 from crossalign.text.descriptions.answers import AnswerFile
 from crossalign.text.descriptions.completions import texts_in
 from crossalign.text.descriptions.llm import GIVE_UP_AFTER, Server, describe
-from crossalign.text.descriptions.questions import Order, mentions
+from crossalign.text.descriptions.questions import Order
+from crossalign.text.names import mentions
 
 NAMES = ("cat", "red fox", "barn owl")
 
@@ -111,7 +112,7 @@ def test_what_is_no_list_of_texts_is_not_taken_for_one(content):
     ],
 )
 def test_a_name_is_found_whatever_its_form(text, name, found):
-    assert mentions(text, name) is found
+    assert mentions(text, [name]) is found
 
 
 def test_texts_are_tidied_and_parted():

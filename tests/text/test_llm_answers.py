@@ -11,7 +11,8 @@ from click.testing import CliRunner
 from crossalign.cli import main
 from crossalign.text.descriptions import llm
 from crossalign.text.descriptions.completions import error_in, reply_in, seconds_to_wait, texts_in
-from crossalign.text.descriptions.questions import Order, mentions
+from crossalign.text.descriptions.questions import Order
+from crossalign.text.names import mentions
 from llm_answers import answering, described
 
 DRAFT = [f"DRAFT number {word} to be thrown away" for word in ("one", "two", "three", "four", "five", "six", "seven")]
@@ -249,4 +250,4 @@ def test_classes_that_are_words_of_the_language_are_described(tmp_path, name):
     ],
 )
 def test_an_article_names_no_class(text, name, named):
-    assert mentions(text, name) is named
+    assert mentions(text, [name]) is named

@@ -197,23 +197,23 @@ def test_a_label_set_is_encoded_once_also_for_many_at_a_time(engine, watched):
     question = Question.of(LABELS, views=2)
     with ThreadPoolExecutor(8) as clients:
         found = list(clients.map(engine.classifier, [question] * 8))
-    assert len({id(classify.bank) for classify in found}) == 1
+    assert len({id(classify.texts) for classify in found}) == 1
     spoken = len(watched.texts)
-    assert engine.classifier(Question.of(LABELS, views=5)).bank is found[0].bank
+    assert engine.classifier(Question.of(LABELS, views=5)).texts is found[0].texts
     assert len(watched.texts) == spoken
-    assert engine.classifier(Question.of(LABELS, domain="pet", method="clip")).bank is not found[0].bank
+    assert engine.classifier(Question.of(LABELS, domain="pet", method="clip")).texts is not found[0].texts
     assert engine.label_sets == 2
 
 
 def test_the_least_recently_used_label_sets_are_dropped(engine, monkeypatch):
     monkeypatch.setattr("crossalign.web.label_sets.KEPT_TEXTS", 5)
     first, second, third = (Question.of([name, "dog"], method="clip") for name in ("cat", "fox", "owl"))
-    kept = engine.classifier(first).bank
+    kept = engine.classifier(first).texts
     engine.classifier(second)
-    assert engine.classifier(first).bank is kept
+    assert engine.classifier(first).texts is kept
     engine.classifier(third)
     assert engine.label_sets == 2
-    assert engine.classifier(first).bank is kept
+    assert engine.classifier(first).texts is kept
 
 
 def test_a_question_that_cannot_be_asked_is_not_kept(engine):

@@ -25,6 +25,7 @@ from crossalign.errors import InputError
     help="released, written or LOW,HIGH; may be repeated, the full method's first [default: the config's, then written].",
 )
 @click.option("--descriptions", multiple=True, type=click.Path(), help="JSON {class: [text]}; may be repeated.")
+@measuring.description_style_option
 @click.option("--allow-missing", is_flag=True, help="The prompt stands for a class that --descriptions lack.")
 @click.option("--output", type=click.Path(), help="Write every cell there: FILE.md, FILE.csv or FILE.json.")
 @click.option("--figure", type=click.Path(), help="Draw accuracy over the number of views: FILE.png, FILE.svg or FILE.pdf.")
@@ -59,7 +60,7 @@ def command(**options: Any) -> None:
     output = _file(options["output"], "output", ("md", "csv", "json"))
     drawing = _file(options["figure"], "figure", ("png", "svg", "pdf"))
     axes = [axis.strip() for axis in options["axes"].split(",")]
-    descriptions = measuring.read_descriptions(config, options["descriptions"])
+    descriptions = measuring.read_descriptions(config, options["descriptions"], options["description_style"])
 
     from crossalign.evaluation.ablation import ablate, plan
     from crossalign.evaluation.ablation_tables import ablation_file, ablation_text
@@ -101,7 +102,7 @@ def command(**options: Any) -> None:
         write_whole(drawing, figure_bytes(ablation_figure(found), drawing.suffix[1:].lower()))
     click.echo(ablation_text(found))
     stages = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in found.done.timing.items())
-    click.echo(f"{stages}; {found.done.encoded} pictures encoded now, {found.done.kept} kept before", err=True)
+    click.echo(f"{stages}; {found.done.encoded} images encoded now, {found.done.cached} cached before", err=True)
 
 
 def _file(path: str | None, option: str, formats: tuple[str, ...]) -> Path | None:

@@ -11,6 +11,7 @@ import click
 
 from crossalign.cli import _cluster as clusters
 from crossalign.cli import _common as common
+from crossalign.cli import _measuring as measuring
 from crossalign.errors import InputError
 from crossalign.images.finding import is_packed
 
@@ -29,6 +30,7 @@ FEW = 16
 @click.option(
     "--descriptions", type=click.Path(), help="JSON {class: [text]}, or a bundled name [default: hand-written templates]."
 )
+@measuring.description_style_option
 @click.option("--method", default="wca", show_default=True, help="See `crossalign methods`.")
 @click.option("--encoder", default="builtin", show_default=True, help="See `crossalign encoders`.")
 @click.option("--domain", default="", help='What kind of thing all labels are, such as "pet".')
@@ -103,6 +105,7 @@ def command(
             del settings[option]
         elif settings["views"] != "adaptive":
             raise click.UsageError(f"--{option.replace('_', '-')} belongs to --views adaptive; add that or leave it out")
+    settings["descriptions"] = measuring.styled_descriptions(settings["descriptions"], settings.pop("description_style"))
     clusters.check_executor(settings)
     where = clusters.taken(settings)
     names = common.read_labels(labels, labels_file)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 
 from crossalign.cli import _common as common
+from crossalign.cli import _measuring as measuring
 from crossalign.errors import InputError
 from crossalign.text.labels import check_labels
 
@@ -44,10 +45,12 @@ class Classes(NamedTuple):
 )
 @click.option("--model", help="The LLM's name at the server.")
 @click.option("--api-key-env", help="Environment variable that holds the key [default: OPENAI_API_KEY].")
-@click.option("--per-class", default=10, show_default=True, type=click.IntRange(1, 100), help="Texts a class.")
+@click.option("--per-class", default=10, show_default=True, type=click.IntRange(1, 100), help="Texts per class.")
 @click.option("--domain", help='What kind of thing all classes are, "types of pet" [default: the dataset\'s].')
+@measuring.class_names_option
 @click.option(
     "--style",
+    "--description-style",
     type=click.Choice(["descriptors", "sentences"]),
     help="Fragments that complete 'which has ...', or sentences that name the class [default: descriptors, or as imported].",
 )
@@ -195,7 +198,11 @@ def _classes(options: Mapping[str, Any]) -> Classes:
     if not config.classes:
         raise InputError(f"dataset {dataset!r} has no class list of its own; give --labels or --labels-file instead")
     classes = classes_of(config)
-    return Classes(classes.names, classes.aliases, config.domain, config.name)
+    if options["class_names"] != "published":
+        return Classes(classes.names, classes.aliases, config.domain, config.name)
+    rows = {name: row for row, name in reversed(list(enumerate(classes.published)))}  # Classes with one name are one.
+    named = classes.take(sorted(rows.values()))
+    return Classes(named.published, named.aliases, config.domain, config.name)
 
 
 def _server(options: Mapping[str, Any]) -> Server:

@@ -20,13 +20,20 @@ if TYPE_CHECKING:
     from crossalign.text.descriptions import Descriptions
 
 
-EVEN = ("photo", "templates", "waffle")
+EVEN = ("photo", "templates", "many-templates", "first-sentences", "waffle")
 """Prompts of which each class has the same number."""
 
 
 @click.command()
 @measuring.dataset_options
 @click.option("--methods", help="Comma separated, or all; see `crossalign methods` [default: all that can run].")
+@click.option(
+    "--protocol",
+    type=click.Choice(["shared", "released"]),
+    default="shared",
+    show_default=True,
+    help="shared: all methods see the same views and texts; released: each sees those of its authors' program.",
+)
 @click.option("--views", type=click.IntRange(1), help="Local views a picture [default: the config's].")
 @click.option("--budget", help="VIEWSxSENTENCES, such as 16x10: so many views, and at most so many prompts a class.")
 @click.option("--prompts", help="Give all methods these prompts: sentences, photo, shuffled, ...; see docs/ablate.md.")
@@ -42,10 +49,11 @@ EVEN = ("photo", "templates", "waffle")
 @click.option(
     "--transductive",
     is_flag=True,
-    help="Also judge all pictures together, by TransCLIP on the methods' scores, in a table of its own.",
+    help="Also run the methods that judge all images together (transclip, stata, carprt), in a table of their own.",
 )
 @click.option("--crop-scale", help="released (0.1,0.9), written (0.5,0.9; Places365 0.7,0.9) or LOW,HIGH.")
 @click.option("--descriptions", multiple=True, type=click.Path(), help="JSON {class: [text]}; may be repeated.")
+@measuring.description_style_option
 @click.option("--allow-missing", is_flag=True, help="The prompt stands for a class that --descriptions lack.")
 @click.option("--output", type=click.Path(), help="Write the results there as JSON.")
 @click.option("--report", type=click.Path(), help="Write an HTML page of accuracies by method and class there.")
@@ -73,10 +81,12 @@ def command(**options: Any) -> None:
       crossalign evaluate --dataset imagenet --executor ray --ray-address auto --store /shared/store
     """
     clusters.check_executor(options)
+    _check_released(options)
+    options["class_names"] = options["class_names"] or ("published" if options["protocol"] == "released" else "ours")
     config, budget = _config(options)
     file, page = (common.check_output(options[key]) if options[key] else None for key in ("output", "report"))
-    descriptions = measuring.read_descriptions(config, options["descriptions"])
-    methods = _methods(options["methods"], options["prompts"], descriptions)
+    descriptions = measuring.read_descriptions(config, options["descriptions"], options["description_style"])
+    methods, transductive = _methods(options, descriptions)
 
     from crossalign.evaluation.evaluate import evaluate
     from crossalign.evaluation.tables import results_table, sentences, transductive_table
@@ -94,6 +104,7 @@ def command(**options: Any) -> None:
             config,
             methods,
             descriptions=descriptions,
+            protocol=options["protocol"],
             store=Store(options["store"]),
             seed=options["seed"],
             form=options["form"],
@@ -101,7 +112,7 @@ def command(**options: Any) -> None:
             fresh_seeds=options["fresh_seeds"],
             calibration=options["calibration"],
             budget=budget,
-            transductive=options["transductive"],
+            transductive=transductive,
             num_workers=options["num_workers"],
             executor=executor,
             progress=common.progress_bar,
@@ -117,10 +128,10 @@ def command(**options: Any) -> None:
     click.echo(results_table([content]))
     for sentence in sentences(content):
         click.echo(f"\n{sentence}")
-    if together := transductive_table(content):
+    if together := transductive_table([content]):
         click.echo(f"\n{together}")
     stages = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in done.timing.items())
-    click.echo(f"{stages}; {done.encoded} pictures encoded now, {done.kept} kept before", err=True)
+    click.echo(f"{stages}; {done.encoded} images encoded now, {done.cached} cached before", err=True)
 
 
 def _config(options: dict[str, Any]) -> tuple[Config, int | None]:
@@ -144,18 +155,44 @@ def _budget(text: str) -> tuple[int, int]:
     return int(found[1]), int(found[2])
 
 
-def _methods(names: str | None, source: str | None, descriptions: list[Descriptions]) -> list[Method]:
-    from crossalign.methods.registry import pick_methods, with_prompts
+def _check_released(options: dict[str, Any]) -> None:
+    """Refuse to change under the protocol "released" what the authors' programs fix.
 
+    Raises:
+        InputError: names the option.
+    """
+    if options["protocol"] != "released":
+        return
+    fixed = ("views", "budget", "prompts", "runs", "crop_scale")
+    changed = [f"--{name.replace('_', '-')}" for name in fixed if options[name] is not None]
+    changed += ["--form paper"] if options["form"] == "paper" else []
+    if changed:
+        raise InputError(
+            f"{' and '.join(changed)} would change what the authors' programs do; leave it out, or use --protocol shared"
+        )
+
+
+def _methods(options: dict[str, Any], descriptions: list[Descriptions]) -> tuple[list[Method], list[Method]]:
+    """Pick the methods that can run: those that judge each image on its own, and those that judge all together."""
+    from crossalign.methods.registry import METHODS, pick_methods, with_prompts
+
+    names, source = options["methods"], options["prompts"]
     chosen = pick_methods([name.strip() for name in (names or "all").split(",")])
+    if options["transductive"]:
+        chosen += [method for method in METHODS.values() if method.transductive and method not in chosen]
     if source is not None:
         chosen = [with_prompts(method, source) for method in chosen]
+    if options["protocol"] == "released":
+        chosen = [method.as_released() for method in chosen]
+    elif names is None or "all" in names.split(","):
+        chosen = [method for method in chosen if not method.own_views]
     lacking = [] if descriptions else [method.name for method in chosen if method.needs_descriptions]
     if lacking and (names is not None or len(lacking) == len(chosen)):
         raise InputError(f"{', '.join(lacking)} need descriptions of the classes; give --descriptions FILE.json")
-    uneven = [] if names or source in (None, *EVEN) else [method.name for method in chosen if method.matcher == "templates"]
+    uneven = [] if names or source in (None, *EVEN) else [method.name for method in chosen if method.even_prompts]
     if lacking:
         click.echo(f"left out, since no --descriptions were given: {', '.join(lacking)}", err=True)
     if uneven:
         click.echo(f"left out, since they take as many prompts for each class: {', '.join(uneven)}", err=True)
-    return [method for method in chosen if method.name not in (*lacking, *uneven)]
+    chosen = [method for method in chosen if method.name not in (*lacking, *uneven)]
+    return [m for m in chosen if not m.transductive], [m for m in chosen if m.transductive]

@@ -60,5 +60,5 @@ def command(**options: Any) -> None:
         )
     kept = found.images - found.encoded
     click.echo(
-        f"{found.shards.folder}: {found.encoded} pictures encoded now, {kept} kept before, {1 + recipe.count} views each"
+        f"{found.shards.folder}: {found.encoded} images encoded now, {kept} cached before, {1 + recipe.count} views each"
     )

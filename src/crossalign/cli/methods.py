@@ -10,6 +10,9 @@ from tabulate import tabulate
 def command() -> None:
     """List the methods that --method and --methods take; M is the number of local views.
 
+    What a method sees: "image" is the global view alone; "views" the local views; "views+image" counts the global view as
+    one more view; "set" classifies all images of a dataset together, in `evaluate` only.
+
     Options have the values of the papers; others are given behind a method's name, as in the example. If other packages add
     methods, a column names the package; docs/extending.md says how to add one.
 
@@ -21,12 +24,12 @@ def command() -> None:
     from crossalign.methods.registry import METHODS
     from crossalign.plugins import OURS
 
-    head = ["method", "what it does", "looks at", "encoder passes", "needs descriptions", "options", "source"]
+    head = ["method", "what it does", "sees", "encoder passes", "needs descriptions", "options", "source"]
     rows = [
         [
             m.name,
             m.summary,
-            m.looks_at,
+            m.sees,
             m.passes,
             "yes" if m.needs_descriptions else "",
             "\n".join(f"{name}={value:g}" for name, value in m.options.items()),

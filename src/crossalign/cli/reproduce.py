@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from crossalign.cli import _common as common
+from crossalign.cli import _measuring as measuring
 from crossalign.errors import InputError
 
 if TYPE_CHECKING:
@@ -28,11 +29,11 @@ if TYPE_CHECKING:
     type=click.Path(),
     help="NAME.json {class: [text]}, or a folder of them, or of folders of them; may be repeated [default: bundled].",
 )
+@measuring.description_style_option
+@measuring.class_names_option
 @click.option("--allow-missing", is_flag=True, help="The prompt stands for a class that --descriptions lack.")
 @click.option("--output", default="reproduction", show_default=True, type=click.Path(), help="Folder of the results.")
 @click.option("--limit", type=click.IntRange(1), help="Only that many pictures a dataset, spread evenly over it.")
-@click.option("--views", type=click.IntRange(1), help="Local views a picture [default: the configs'].")
-@click.option("--runs", type=click.IntRange(1), help="How often wca re-draws its views [default: the configs'].")
 @common.seed_option
 @common.workers_option
 @common.device_option
@@ -63,8 +64,9 @@ def command(**options: Any) -> None:
     from crossalign.store.files import write_whole
 
     check_descriptions(descriptions, [cell.config for cell in cells])
-    same = ("allow_missing", "seed", "limit", "device", "num_workers", "store")
-    settings = Settings(Path(options["data_root"]), output, descriptions, **{key: options[key] for key in same})
+    same = ("description_style", "allow_missing", "seed", "limit", "device", "num_workers", "store")
+    same_options = {key: options[key] for key in same} | {"class_names": options["class_names"] or "published"}
+    settings = Settings(Path(options["data_root"]), output, descriptions, **same_options)
     outcome = run_grid(cells, settings, say=lambda line: click.echo(line, err=True), progress=common.progress_bar)
     if not outcome.done:
         raise InputError("\n".join(["nothing could run:", *(f"- {why}" for why in report.not_measured(outcome))]))
@@ -95,7 +97,7 @@ def _cells(options: dict[str, Any]) -> list[Cell]:
         )
     methods = [method.name for method in pick_methods(_words(options["methods"]))] if options["methods"] else ()
     configs = [load_config(name) for name in known if name in names]
-    return plan(tables, configs, options["encoders"], methods, views=options["views"], runs=options["runs"])
+    return plan(tables, configs, options["encoders"], methods)
 
 
 def _words(text: str) -> list[str]:

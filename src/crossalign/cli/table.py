@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from crossalign.evaluation.tables import FORMATS, read_results, results_table, sentences
+from crossalign.evaluation.tables import FORMATS, read_results, results_table, sentences, transductive_table
 
 
 @click.command()
@@ -25,3 +25,5 @@ def command(files: tuple[str, ...], layout: str) -> None:
     for result in results:
         for sentence in sentences(result):
             click.echo(sentence, err=True)
+    if together := transductive_table(results, layout):
+        click.echo(f"\n{together}")

@@ -12,16 +12,16 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple, get_args
 
 from crossalign.datasets import layouts
 from crossalign.datasets.class_lists import ClassList as ClassList
+from crossalign.datasets.class_lists import ClassNames as ClassNames
 from crossalign.datasets.class_lists import class_list
 from crossalign.datasets.configs import DATASETS, Config
 from crossalign.errors import InputError
 from crossalign.images.finding import PassedOver, images_in, is_wanted
 
-ClassNames = Literal["tidy", "published"]
 _FINGERPRINT_BYTES = 4096
 _UNCOMPRESSED = (".bmp", ".tif", ".tiff", ".avif", ".heic")
 
@@ -49,9 +49,10 @@ class ImageDataset:
         root: the folder that was given.
         paths: N files.
         labels: N indices of classes.
-        class_names: C names that a person would use.
+        class_names: C class names.
         aliases: for each class other names, under which its descriptions may be filed.
         indices: N places in the whole dataset, which fix each picture's boxes also where only some are taken.
+        descriptor_names: the C class names that stand before descriptors, if those are others.
         passed_over: a line that says what was left out of the folders, or nothing.
     """
 
@@ -62,6 +63,7 @@ class ImageDataset:
     class_names: tuple[str, ...]
     aliases: tuple[tuple[str, ...], ...]
     indices: tuple[int, ...]
+    descriptor_names: tuple[str, ...] = ()
     passed_over: str = ""
 
     @cached_property
@@ -96,7 +98,7 @@ class ImageDataset:
 
 
 def load_dataset(
-    config: Config, data_path: str | Path | None = None, *, download: bool = False, names: ClassNames = "tidy"
+    config: Config, data_path: str | Path | None = None, *, download: bool = False, names: ClassNames = "ours"
 ) -> ImageDataset:
     """Read the list of a dataset's pictures; no picture is opened.
 
@@ -104,12 +106,15 @@ def load_dataset(
         config: from `load_config`.
         data_path: the dataset's folder; the config's if None.
         download: fetch it first, where torchvision can.
-        names: "tidy" tells apart and spells out the classes whose published names are alike or wrong; "published" takes
-            the names as the papers' programs do, even where two classes share one.
+        names: "ours" tells all classes apart and spells their names; "published" takes the names of the papers' programs,
+            even where classes share one. A dataset whose folders are its classes has one list of names.
 
     Raises:
-        InputError: the tree is missing or not as published, a class folder matches no class, or it cannot be fetched.
+        InputError: the tree is missing or not as published, a class folder matches no class, it cannot be fetched, or
+            `names` is something else.
     """
+    if names not in get_args(ClassNames):
+        raise InputError(f"names is {names!r}, but must be one of {', '.join(get_args(ClassNames))}")
     if not (data_path or config.data_path):
         raise InputError(f"no folder was given for {config.name}; give it with --data-path")
     root = Path(data_path or config.data_path)
@@ -132,9 +137,8 @@ def load_dataset(
         raise InputError(f"{str(root)!r} is not the tree of {config.name} ({reason}); {_expected(config)}") from error
     if not tree.paths:
         raise InputError(f"{str(root)!r} holds no images of {config.name}; {_expected(config)}")
-    if names == "published" and (not config.classes or config.classes == "imagenet"):
-        raise InputError(f"{config.name} has one list of class names; leave --class-names out")
-    shown = tree.classes.published_names if names == "published" else tree.classes.names
+    classes = tree.classes
+    shown = classes.published if names == "published" else classes.names
     if repeats := len(shown) - len(set(shown)):
         warnings.warn(f"{repeats} class names of {config.name} repeat others; these classes can never win", stacklevel=2)
     return ImageDataset(
@@ -143,8 +147,9 @@ def load_dataset(
         tuple(tree.paths),
         tuple(tree.labels),
         tuple(shown),
-        tree.classes.aliases,
+        classes.aliases,
         tuple(range(len(tree.paths))),
+        classes.before_descriptors if names == "published" else (),
         tree.passed_over,
     )
 

@@ -21,7 +21,6 @@ from types import TracebackType
 from typing import Any
 
 import torch
-from torch import Tensor
 
 # Ray reads this while it is imported.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -113,11 +112,11 @@ class Cluster:
                 _check_shared(shards.path(int(number)))
             yield int(row["pictures"])
 
-    def score(self, features: ImageFeatures, scorer: Scorer, labels: Tensor) -> Iterator[list[Scored]]:
+    def score(self, features: ImageFeatures, scorer: Scorer) -> Iterator[list[Scored]]:
         """Score shards, and yield what was found, in order."""
         features = replace(features, shards=_at_home(features.shards))
         tasks = _groups(range(len(features)), SHARDS_A_SCORING_TASK)
-        for row in self.map(_Score, (features, scorer, labels), tasks, gpus=0.0):
+        for row in self.map(_Score, (features, scorer), tasks, gpus=0.0):
             yield row["scored"]
 
     def map(
@@ -214,15 +213,15 @@ class _Encode:
 class _Score:
     """A worker that scores shards."""
 
-    def __init__(self, features: ImageFeatures, scorer: Scorer, labels: Tensor):
-        self._features, self._scorer, self._labels = features, scorer, labels
+    def __init__(self, features: ImageFeatures, scorer: Scorer):
+        self._features, self._scorer = features, scorer
         torch.set_num_threads(1)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         """Score some shards."""
         read = (self._features.read(shard) for shard in row["task"])
         try:
-            found = collect((self._scorer(whole, views, self._labels[rows]) for rows, whole, views in read))
+            found = collect(self._scorer(*shard) for shard in read)
         except InputError as error:
             return {"scored": [], "error": str(error)}
         return {"scored": found, "error": ""}

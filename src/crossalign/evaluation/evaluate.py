@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import platform
+import shlex
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from importlib import metadata
 from typing import Any, Protocol
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from crossalign.datasets import ImageDataset
 from crossalign.datasets.configs import Config
-from crossalign.encoders import Encoder
+from crossalign.encoders import Encoder, describe
 from crossalign.errors import InputError
-from crossalign.evaluation.ranks import Scored, Scorer, collect, score_shards, view_draws
+from crossalign.evaluation.protocols import Protocol as ViewProtocol
+from crossalign.evaluation.protocols import Row, Saw, by_recipe, plan
+from crossalign.evaluation.ranks import Scored, Scorer, collect, score_shards
 from crossalign.evaluation.statistics import (
     Calibration,
     Comparison,
@@ -33,10 +36,10 @@ from crossalign.evaluation.statistics import (
 )
 from crossalign.evaluation.transductive import Transduced, score_together
 from crossalign.features.pipeline import ImageFeatures, Progress, ShardWork, image_features, silent, text_features
-from crossalign.images.crops import Recipe, ViewRecipe
+from crossalign.images.crops import Recipe
 from crossalign.methods.alignment import Form
-from crossalign.methods.registry import Method
-from crossalign.methods.scoring import text_bank
+from crossalign.methods.method import Method, ScoreConfig, TextFeatures
+from crossalign.methods.scoring import text_features_of
 from crossalign.store.shards import ShardFolder, Store
 from crossalign.text.descriptions import Descriptions
 from crossalign.text.prompts import PromptInputs, prompt_inputs
@@ -51,10 +54,11 @@ class MethodResult:
     Attributes:
         method: its name.
         form: of the score.
-        ranks: (N, S * R) how many classes scored above the true one, for each picture and run, seed of the crops after
-            seed; one run if nothing is drawn.
+        ranks: (N, S * R) how many classes scored above the true one, for each image and run, seed of the crops after
+            seed; one run if nothing is resampled.
         seeds: the S seeds of the crops; the evaluation's own, or, if the method looks at crops, fresh ones after it.
         calibration: of the first run's probabilities, if it was asked for.
+        saw: its views and texts.
     """
 
     method: str
@@ -62,6 +66,7 @@ class MethodResult:
     ranks: np.ndarray[Any, np.dtype[np.int64]]
     seeds: tuple[int, ...] = (0,)
     calibration: Calibration | None = None
+    saw: Saw | None = None
 
     @property
     def right(self) -> np.ndarray[Any, np.dtype[np.bool_]]:
@@ -100,6 +105,8 @@ class MethodResult:
             row["fresh_std"] = fresh
         if self.calibration is not None:
             row |= _calibration_row(self.calibration)
+        if self.saw is not None:
+            row["saw"] = asdict(self.saw)
         return row
 
 
@@ -113,9 +120,10 @@ class Evaluation:
         results: one a method.
         timing: seconds a stage.
         encoded: how many pictures were encoded just now, once a seed of the crops; the others came from the store.
-        kept: how many came from the store.
+        cached: how many came from the store.
         comparisons: each method against clip, and the best against the runner-up; see `statistics.paper_pairs`.
         budget: the most prompts a class kept, or None for all of them.
+        protocol: what the methods saw; see `protocols`.
         transductive: one a method that has scores for it, if it was asked for.
     """
 
@@ -127,9 +135,10 @@ class Evaluation:
     results: list[MethodResult] = field(default_factory=list)
     timing: dict[str, float] = field(default_factory=dict)
     encoded: int = 0
-    kept: int = 0
+    cached: int = 0
     comparisons: list[Comparison] = field(default_factory=list)
     budget: int | None = None
+    protocol: ViewProtocol = "shared"
     transductive: list[Transduced] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
@@ -146,20 +155,9 @@ class Evaluation:
                 "classes": len(dataset.class_names),
                 "fingerprint": dataset.fingerprint,
             },
-            "encoder": {
-                "name": encoder.name,
-                "width": encoder.width,
-                "logit_scale": encoder.logit_scale,
-                "fingerprint": encoder.fingerprint,
-                "device": str(encoder.device),
-                "runtime": encoder.runtime.to_dict() if getattr(encoder, "runtime", None) else None,
-            },
-            "views": {
-                "count": config.views,
-                "crop_scale": list(config.crop_scale),
-                "sampled": config.sampled_views,
-                "runs": config.runs,
-            },
+            "encoder": describe(encoder),
+            "protocol": self.protocol,
+            "views": self._views(),
             "budget": None if self.budget is None else {"views": config.views, "sentences": self.budget},
             "scales": {"image": config.image_scale, "text": config.text_scale},
             "descriptions": list(self.sources),
@@ -171,8 +169,16 @@ class Evaluation:
             "comparisons": [asdict(comparison) for comparison in self.comparisons],
             "timing": self.timing,
             "versions": _versions(),
-            "command": " ".join(sys.argv),
+            "command": shlex.join(sys.argv),
         } | transductive
+
+    def _views(self) -> dict[str, Any]:
+        """Give what all methods saw; under the protocol "released" each row says it for itself."""
+        config = self.config
+        runs = {"sampled": config.sampled_views, "runs": config.runs}
+        if self.protocol == "released":
+            return runs
+        return {"count": config.views, "crop_scale": list(config.crop_scale)} | runs
 
 
 class Executor(Protocol):
@@ -182,7 +188,7 @@ class Executor(Protocol):
         """Do what `features.encode_shards` does, with an encoder of the same fingerprint and runtime."""
         ...
 
-    def score(self, features: ImageFeatures, scorer: Scorer, labels: Tensor) -> Iterator[list[Scored]]:
+    def score(self, features: ImageFeatures, scorer: Scorer) -> Iterator[list[Scored]]:
         """Score shards, and yield what was found for each, in order."""
         ...
 
@@ -194,6 +200,7 @@ def evaluate(
     methods: Sequence[Method],
     *,
     descriptions: Sequence[Descriptions] = (),
+    protocol: ViewProtocol = "shared",
     store: Store | None = None,
     seed: int = 0,
     form: Form = "released",
@@ -201,116 +208,128 @@ def evaluate(
     fresh_seeds: int = 1,
     calibration: bool = False,
     budget: int | None = None,
-    transductive: bool = False,
+    transductive: Sequence[Method] = (),
     num_workers: int = 2,
     executor: Executor | None = None,
     progress: Progress = silent,
 ) -> Evaluation:
-    """Measure methods on a dataset; each picture is encoded once, and only if the store does not hold it.
+    """Measure methods on a dataset; each view is encoded once, and only if the store does not hold it.
 
     Args:
-        dataset: labelled pictures.
+        dataset: labelled images.
         encoder: any.
-        config: views, crop scale, runs, scales, templates, batch size.
-        methods: which.
+        config: views, crop scale, runs, scales, templates.
+        methods: which; each judges an image on its own.
         descriptions: files for the methods that need them; see `prompts.prompt_inputs`.
-        store: where features are kept; the default one if None.
-        seed: of boxes, draws and random descriptors.
+        protocol: "shared": all methods see the same views and texts; "released": each sees those of its own program; see
+            `protocols`.
+        store: where features are cached; the default one if None.
+        seed: of boxes, resampled runs and random descriptors.
         form: of the score.
         allow_missing: let the prompt stand for a class without descriptions, instead of refusing it.
         fresh_seeds: S, how many seeds of crops are measured: seed, seed + 1, ... Prompts stay those of the first.
         calibration: also measure how far the probabilities of each method's first run can be believed.
         budget: the most prompts that each class keeps, the same for all methods; see `prompts.within_budget`.
-        transductive: also judge the pictures all together, by TransCLIP, on the scores of methods with the matcher "mean".
-        num_workers: threads that decode and cut, and later score.
+        transductive: methods that judge all images together; their results are a list of their own.
+        num_workers: threads that decode and crop, and later score.
         executor: encodes and scores elsewhere; by default this process does.
-        progress: shown while pictures are encoded.
+        progress: shown while images are encoded.
 
     Raises:
-        InputError: a picture cannot be read, a class has no description, a method lacks what it needs, no method looks
-            at the crops of fresh seeds or has scores for TransCLIP, or there are too few pictures to fit a temperature.
+        InputError: an image cannot be read, a class has no description, a method lacks what it needs or is not of the
+            protocol, no method looks at the crops of fresh seeds, or there are too few images to fit a temperature.
     """
     store = store or Store()
-    recipe = ViewRecipe(config.views if any(m.cross for m in methods) else 0, config.crop_scale, seed)
-    _check_asked(methods, len(dataset.paths), fresh_seeds, calibration, transductive)
-    done = Evaluation(dataset, encoder, config, seed, tuple(d.source for d in descriptions), budget=budget)
-    inputs = dataset_prompts(dataset, config, descriptions, seed=seed, allow_missing=allow_missing)
+    rows, together = plan(methods, config, protocol, seed), plan(transductive, config, protocol, seed)
+    _check_asked(rows, len(dataset.paths), fresh_seeds, calibration)
+    sources = tuple(d.source for d in descriptions)
+    done = Evaluation(dataset, encoder, config, seed, sources, budget=budget, protocol=protocol)
+    score_config = ScoreConfig(config.image_scale, config.text_scale, form, encoder.logit_scale)
+    inputs = dataset_prompts(
+        dataset,
+        config,
+        descriptions,
+        seed=seed,
+        allow_missing=allow_missing,
+        as_published=protocol == "released",
+    )
+
+    def texts_of(row: Row) -> TextFeatures:
+        encode = partial(text_features, encoder=encoder, store=store)
+        return text_features_of(row.method, inputs, encode, score_config, budget=budget)
+
     with _timed(done, "texts"):
-        banks = [
-            text_bank(method, inputs, lambda texts: text_features(texts, encoder, store), config.text_scale, budget=budget)
-            for method in methods
-        ]
+        texts = {row.method: texts_of(row) for row in [*rows, *together]}
+    encoded: dict[Recipe, ImageFeatures] = {}
+
+    def features_of(recipe: Recipe) -> ImageFeatures:
+        if recipe not in encoded:
+            with _timed(done, "views"):
+                encoded[recipe] = image_features(
+                    dataset,
+                    encoder,
+                    recipe,
+                    store,
+                    num_workers=num_workers,
+                    progress=progress,
+                    encode=executor.encode if executor else None,
+                )
+            done.encoded += encoded[recipe].encoded
+            done.cached += encoded[recipe].images - encoded[recipe].encoded
+        return encoded[recipe]
+
     labels = torch.tensor(dataset.labels)
-    scored: dict[str, list[Scored]] = {method.name: [] for method in methods}
-    by_seed: list[ImageFeatures] = []
-    for recipe in (replace(recipe, seed=seed + more) for more in range(fresh_seeds)):
-        with _timed(done, "views"):
-            features = image_features(
-                dataset,
-                encoder,
-                recipe,
-                store,
-                num_workers=num_workers,
-                progress=progress,
-                encode=executor.encode if executor else None,
-            )
-        by_seed.append(features)
-        done.encoded += features.encoded
-        done.kept += features.images - features.encoded
-        # What looks at the whole image alone sees the same under every seed.
-        moved = [(m, bank) for m, bank in zip(methods, banks, strict=True) if recipe.seed == seed or m.cross]
-        with _timed(done, "scoring"), progress(features.images, "pictures scored") as bar:
+    scored: dict[Method, list[Scored]] = {row.method: [] for row in rows}
+    for fresh in range(seed, seed + fresh_seeds):
+        # What sees the global view alone sees the same under every seed.
+        seen = [row.with_seed(fresh) for row in rows if fresh == seed or row.method.uses_views]
+        for recipe, group in by_recipe(seen).items():
+            features = features_of(recipe)
             scorer = Scorer(
-                moved,
-                image_scale=config.image_scale,
-                form=form,
-                draws=view_draws(config, recipe.seed),
-                logit_scale=encoder.logit_scale,
-                calibration=calibration and recipe.seed == seed,
+                [(row, texts[row.method]) for row in group],
+                score_config,
+                fresh,
+                labels,
+                dataset.indices,
+                calibration=calibration and fresh == seed,
             )
-            if executor:
-                found = collect(executor.score(features, scorer, labels), bar.update)
-            else:
-                found = score_shards(features, scorer, labels, num_workers=num_workers, update=bar.update)
-        for (method, _), of_seed in zip(moved, found, strict=True):
-            scored[method.name].append(of_seed)
-    done.results = [_result(name, form, seed, found) for name, found in scored.items()]
+            with _timed(done, "scoring"), progress(features.images, "images scored") as bar:
+                if executor:
+                    results = collect(executor.score(features, scorer), bar.update)
+                else:
+                    results = score_shards(features, scorer, num_workers=num_workers, update=bar.update)
+            for row, result in zip(group, results, strict=True):
+                scored[row.method].append(result)
+    done.results = [_result(row, texts[row.method], form, seed, scored[row.method]) for row in rows]
     pairs = paper_pairs({result.method: float(result.right.mean()) for result in done.results})
     done.comparisons = compare({result.method: result.right for result in done.results}, pairs)
-    if transductive:
-        means = [(m, bank) for m, bank in zip(methods, banks, strict=True) if m.matcher == "mean"]
+    if together:
+        (recipe, *_) = by_recipe([*rows, *together])
+        features = features_of(recipe)
         with _timed(done, "transduction"):
             done.transductive = score_together(
-                by_seed[0],
-                means,
-                labels,
-                image_scale=config.image_scale,
-                form=form,
-                logit_scale=encoder.logit_scale,
-                num_workers=num_workers,
-                progress=progress,
+                features, [(row, texts[row.method]) for row in together], labels, score_config, progress=progress
             )
     return done
 
 
-def _check_asked(methods: Sequence[Method], pictures: int, fresh_seeds: int, calibration: bool, transductive: bool) -> None:
-    """Refuse what the methods or the pictures have nothing for."""
-    names = ", ".join(method.name for method in methods)
-    if fresh_seeds > 1 and not any(method.cross for method in methods):
+def _check_asked(rows: Sequence[Row], images: int, fresh_seeds: int, calibration: bool) -> None:
+    """Refuse what the methods or the images have nothing for."""
+    if fresh_seeds > 1 and not any(row.method.uses_views for row in rows):
+        names = ", ".join(row.method.name for row in rows)
         raise InputError(f"no method of {names} looks at crops, so fresh seeds change nothing; add wca, or ask for one seed")
-    if transductive and not any(method.matcher == "mean" for method in methods):
-        raise InputError(f"no method of {names} scores by a mean, as the transductive one needs; add clip, or leave it out")
-    if calibration and pictures < 2:
-        raise InputError("a temperature is fitted on one half and measured on the other; give two or more pictures")
+    if calibration and images < 2:
+        raise InputError("a temperature is fitted on one half and measured on the other; give two or more images")
 
 
-def _result(name: str, form: Form, seed: int, found: Sequence[Scored]) -> MethodResult:
-    ranks = torch.cat([scored.ranks for scored in found], dim=1).numpy()
-    seeds, sketch = tuple(range(seed, seed + len(found))), found[0].sketch
-    if sketch is None:
-        return MethodResult(name, form, ranks, seeds)
-    gaps, log_sums = sketch[:, 0].double().numpy(), sketch[:, 1:].double().numpy()
-    return MethodResult(name, form, ranks, seeds, calibrate(log_sums, gaps, ranks[:, 0] == 0))
+def _result(row: Row, texts: TextFeatures, form: Form, seed: int, scored: Sequence[Scored]) -> MethodResult:
+    ranks = torch.cat([of_seed.ranks for of_seed in scored], dim=1).numpy()
+    seeds, sketch = tuple(range(seed, seed + len(scored))), scored[0].sketch
+    calibration = None
+    if sketch is not None:
+        gaps, log_sums = sketch[:, 0].double().numpy(), sketch[:, 1:].double().numpy()
+        calibration = calibrate(log_sums, gaps, ranks[:, 0] == 0)
+    return MethodResult(row.method.name, form, ranks, seeds, calibration, row.saw(texts))
 
 
 def _calibration_row(calibration: Calibration) -> dict[str, Any]:
@@ -330,8 +349,9 @@ def dataset_prompts(
     *,
     seed: int = 0,
     allow_missing: bool = False,
+    as_published: bool = False,
 ) -> PromptInputs:
-    """Gather what prompts are made of for a dataset's classes; arguments and errors as in `evaluate`."""
+    """Gather what prompts are made of for a dataset's classes; arguments and errors as for `prompt_inputs`."""
     return prompt_inputs(
         dataset.class_names,
         dataset.aliases,
@@ -340,6 +360,8 @@ def dataset_prompts(
         domain=config.domain,
         seed=seed,
         allow_missing=allow_missing,
+        as_published=as_published,
+        descriptor_names=dataset.descriptor_names,
     )
 
 
@@ -350,6 +372,15 @@ def _timed(done: Evaluation, stage: str) -> Iterator[None]:
     done.timing[stage] = round(done.timing.get(stage, 0.0) + time.perf_counter() - start, 3)
 
 
+PACKAGES = (
+    "crossalign torch torchvision open_clip_torch timm transformers numpy pillow openvino nncf ray".split()  # noqa: SIM905
+)
+"""Their versions stand in results, as far as they are installed."""
+
+
 def _versions() -> dict[str, str]:
-    packages = ("crossalign", "torch", "torchvision", "open_clip_torch", "timm", "transformers", "numpy", "pillow")
-    return {"python": platform.python_version()} | {name: metadata.version(name) for name in packages}
+    versions = {"python": platform.python_version()}
+    for name in PACKAGES:
+        with suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
+    return versions

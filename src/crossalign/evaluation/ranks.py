@@ -4,26 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from crossalign.datasets.configs import Config
 from crossalign.errors import InputError
+from crossalign.evaluation.protocols import Row
 from crossalign.evaluation.statistics import FACTORS
 from crossalign.features.pipeline import ordered_map
-from crossalign.methods.alignment import Form
-from crossalign.methods.registry import Method, TextBank
+from crossalign.methods.method import ScoreConfig, TextFeatures
 from crossalign.methods.scoring import class_scores
 
-PICTURES_AT_ONCE = 64
-"""Scored together: few enough for (pictures, runs, classes) scores to stay in a CPU's cache."""
+IMAGES_AT_ONCE = 64
+"""Scored together: few enough for (images, runs, classes) scores to stay in a CPU's cache."""
 
 
 @dataclass(frozen=True)
 class Scored:
-    """What is kept of a method's scores: N pictures, R runs.
+    """What is kept of a method's scores: N images, R runs.
 
     Attributes:
         ranks: (N, R) as `true_ranks` gives them.
@@ -36,98 +36,115 @@ class Scored:
 
 @dataclass(frozen=True)
 class Scorer:
-    """Scores pictures with methods.
+    """Scores the images of a dataset with methods.
 
     Attributes:
-        methods: each with its texts.
-        image_scale, form, draws, logit_scale: see `matching.class_scores`.
-        calibration: keep what it needs, too.
+        rows: the methods, with what they see, each with its texts.
+        config: scales, form and logit scale.
+        seed: of the resampled runs.
+        labels: (N,) true classes of the dataset's images.
+        indices: (N,) places of the images in the whole dataset.
+        calibration: keep what a calibration needs, too.
     """
 
-    methods: Sequence[tuple[Method, TextBank]]
-    image_scale: float
-    form: Form
-    draws: Tensor
-    logit_scale: float
+    rows: Sequence[tuple[Row, TextFeatures]]
+    config: ScoreConfig
+    seed: int
+    labels: Tensor
+    indices: Sequence[int]
     calibration: bool = False
 
-    def __call__(self, whole: Tensor, views: Tensor, labels: Tensor) -> list[Scored]:
-        """Score (n, D) whole images, (n, M, D) views and (n,) true classes, a few at a time: one a method.
+    def __call__(self, shard: slice, x0: Tensor, views: Tensor) -> list[Scored]:
+        """Score the global views (n, D) and the local views (n, M, D) of some images: one result per method.
 
         Raises:
             InputError: a score is not finite.
         """
-        parts = zip(*(tensor.split(PICTURES_AT_ONCE) for tensor in (whole, views, labels)), strict=True)
-        return _joined([self._few(whole.float(), views.float(), own) for whole, views, own in parts])
+        parts = []
+        for start in range(0, len(x0), IMAGES_AT_ONCE):
+            some = slice(start, start + IMAGES_AT_ONCE)
+            place = slice(shard.start + start, shard.start + start + len(x0[some]))
+            parts.append(self._score(place, x0[some].float(), views[some].float()))
+        return _joined(parts)
 
-    def _few(self, whole: Tensor, views: Tensor, labels: Tensor) -> list[Scored]:
-        found = []
-        for method, bank in self.methods:
-            scores = class_scores(
-                method,
-                bank,
-                whole,
-                views,
-                image_scale=self.image_scale,
-                form=self.form,
-                draws=self.draws,
-                logit_scale=self.logit_scale,
-            )
+    def _score(self, place: slice, x0: Tensor, views: Tensor) -> list[Scored]:
+        results = []
+        labels = self.labels[place]
+        for row, texts in self.rows:
+            local = views[:, : row.recipe.count]
+            run_counts = self._run_counts(row, local, place)
+            scores = class_scores(row.method, texts, x0, local, self.config, run_counts)
             scores = scores if scores.dim() == 3 else scores[:, None]
-            sketch = calibration_sketch(scores[:, 0] * self.logit_scale, labels) if self.calibration else None
-            found.append(Scored(true_ranks(scores, labels), sketch))
-        return found
+            sketch = calibration_sketch(scores[:, 0] * self.config.logit_scale, labels) if self.calibration else None
+            results.append(Scored(true_ranks(scores, labels), sketch))
+        return results
+
+    def _run_counts(self, row: Row, views: Tensor, place: slice) -> Tensor | None:
+        """Count how often each run takes each view: (R, M), or (n, R, M) where images have different numbers of views."""
+        if not row.runs:
+            return None
+        if not row.recipe.varies:
+            return resampled_runs(views.shape[1], row.runs, row.sampled, self.seed)
+        # Views that an image lacks are zero vectors.
+        present = (views != 0).any(-1).sum(1).tolist()
+        each = zip(present, self.indices[place], strict=True)
+        return torch.stack(
+            [_resampled(count, views.shape[1], row.runs, row.sampled, (self.seed, index, 0xB1F7A)) for count, index in each]
+        )
 
 
 def score_shards(
     shards: Iterable[tuple[slice, Tensor, Tensor]],
     scorer: Scorer,
-    labels: Tensor,
     *,
     num_workers: int = 2,
     update: Callable[[int], object] = lambda n: None,
 ) -> list[Scored]:
-    """Score all pictures with all methods, shard by shard.
+    """Score all images with all methods, shard by shard.
 
     Args:
-        shards: (rows, whole (n, D), views (n, M, D)) as `features.ImageFeatures` yields them.
+        shards: (rows, x0 (n, D), views (n, M, D)) as `features.pipeline.ImageFeatures` yields them.
         scorer: what scores them.
-        labels: (N,) true classes.
         num_workers: threads that score a shard each; 0 does it in the calling thread.
-        update: told how many pictures more are done.
+        update: told how many images more are done.
 
     Returns:
-        One a method.
+        One per method.
 
     Raises:
         InputError: a score is not finite.
     """
-
-    def score(shard: tuple[slice, Tensor, Tensor]) -> list[Scored]:
-        rows, whole, views = shard
-        return scorer(whole, views, labels[rows])
-
-    # A thread a shard, each with one of torch's: two that share a matrix would wait for each other on a busy machine.
-    return collect(ordered_map(score, shards, num_workers, ahead=num_workers + 1), update)
+    # One shard per thread, each with one of torch's: two that share a matrix would wait for each other on a busy machine.
+    return collect(ordered_map(lambda shard: scorer(*shard), shards, num_workers, ahead=num_workers + 1), update)
 
 
-def collect(found: Iterable[list[Scored]], update: Callable[[int], object] = lambda n: None) -> list[Scored]:
-    """Join what was found shard by shard, in order, to one a method."""
+def collect(scored: Iterable[list[Scored]], update: Callable[[int], object] = lambda n: None) -> list[Scored]:
+    """Join the results of shards, in order, to one per method."""
     parts = []
-    for of_shard in found:
+    for of_shard in scored:
         parts.append(of_shard)
         update(len(of_shard[0].ranks))
     return _joined(parts)
 
 
-def view_draws(config: Config, seed: int) -> Tensor:
-    """Draw each run's views with replacement, as the reference does: (R, M) how often each view was drawn."""
-    draws = torch.empty(config.runs, config.views)
-    for run in range(config.runs):
-        generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence((seed, run, 0xD4A35))))
-        drawn = generator.integers(config.views, size=config.sampled_views)
-        draws[run] = torch.from_numpy(np.bincount(drawn, minlength=config.views))
-    return draws
+@lru_cache(maxsize=8)
+def resampled_runs(views: int, runs: int, sampled: int, seed: int) -> Tensor:
+    """Draw each run's views with replacement, as WCA's program does: (R, M), how often each run takes each view."""
+    counts = torch.empty(runs, views)
+    for run in range(runs):
+        drawn = _generator(seed, run, 0xD4A35).integers(views, size=sampled)
+        counts[run] = torch.from_numpy(np.bincount(drawn, minlength=views))
+    return counts
+
+
+def _resampled(present: int, views: int, runs: int, sampled: int, seed: tuple[int, ...]) -> Tensor:
+    """Draw the runs of one image among its first views, as BiFTA's program does: (R, M)."""
+    drawn = _generator(*seed).integers(present, size=(runs, sampled))
+    return torch.from_numpy(np.stack([np.bincount(run, minlength=views) for run in drawn])).float()
+
+
+def _generator(*seed: int) -> np.random.Generator:
+    return np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed)))
 
 
 def true_ranks(scores: Tensor, labels: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ REFERENCE = "clip"
 COLUMNS = ("dataset", "encoder", "method", "top-1 %", "95 % interval", "sigma over runs", "top-5 %", "n")
 """Always shown, in this order."""
 BEHIND = {
-    "method": ("budget",),
+    "method": ("budget", "views", "prompts"),
     "sigma over runs": ("sigma over crops",),
     "top-5 %": ("per-class %", f"minus {REFERENCE}", "p after Holm", "ECE %", "temperature"),
 }
@@ -26,11 +26,11 @@ BEHIND = {
 MARKS = {"markdown": ("**", "**", "†"), "latex": ("\ue000", "\ue001", "\ue002"), "csv": ("", "", "")}
 """What stands before and behind the best, and behind what differs significantly from clip."""
 TOGETHER = (
-    "Transductive, by TransCLIP on a method's scores: each picture was judged with all others of the set in view, so these "
-    "rows are not comparable with the table above; the pictures are no independent trials, so there are no intervals. The "
-    "inductive scores, those it took, use each view once and are not re-drawn."
+    "Transductive methods: each image was judged with all others of the set in view, so these rows are not comparable with "
+    "the table of methods that judge each image on its own; the images are no independent trials, so there are no "
+    "intervals. The inductive accuracy is that of the global view and the same texts, each image on its own."
 )
-"""What a table of TransCLIP is, since it must not be taken for one of methods that judge each picture on its own."""
+"""What a table of transductive methods is, since it must not be taken for one of the others."""
 LATEX = {"\ue000": r"\textbf{", "\ue001": "}", "\ue002": r"$^\dagger$"}
 """LaTeX's own marks would be escaped with the rest of their cells; these take the places of characters that no name has."""
 
@@ -72,34 +72,45 @@ def results_table(results: Iterable[Mapping[str, Any]], format: str = "markdown"
     for name in COLUMNS:
         names += [name, *(more for more in BEHIND.get(name, ()) if any(row[more] for row in rows))]
     cells = [[row[name] for name in names] for row in rows]
+    table = _laid_out(names, cells, format)
+    return table if format == "csv" else table + _legend(cells, format)
+
+
+def _laid_out(names: list[str], cells: list[list[str]], format: str) -> str:
     if format == "csv":
         text = io.StringIO()
         csv.writer(text, lineterminator="\n").writerows([names, *cells])
         return text.getvalue().rstrip("\n")
     layout = {"markdown": "github", "latex": "latex_booktabs"}[format]
     table = tabulate(cells, names, tablefmt=layout, disable_numparse=True)
-    if format == "latex":
-        table = "".join(LATEX.get(character, character) for character in table)
-    return table + _legend(cells, format)
+    return "".join(LATEX.get(character, character) for character in table) if format == "latex" else table
 
 
-def transductive_table(result: Mapping[str, Any]) -> str:
-    """Say what TransCLIP's rows are, and lay them out in a table of their own; empty if the results file has none."""
-    rows = result.get("transductive", [])
-    if not rows:
-        return ""
+def transductive_table(results: Iterable[Mapping[str, Any]], format: str = "markdown") -> str:
+    """Lay out the transductive methods of results files in a table of their own; empty if there are none.
+
+    Args:
+        results: contents of results files.
+        format: "markdown", "csv" or "latex"; in Markdown a paragraph says what these rows are.
+    """
+    names = ["dataset", "encoder", "method", "prompts", "top-1 %", "inductive top-1 %", "n"]
     cells = [
         [
+            result["dataset"]["name"],
+            result["encoder"]["name"],
             row["method"],
+            _prompts(row["saw"]),
             f"{row['top1']:.2f}",
-            f"{row['base_top1']:.2f}",
-            f"{row['top1'] - row['base_top1']:+.2f}",
+            f"{row['inductive_top1']:.2f}",
             str(row["n"]),
         ]
-        for row in rows
+        for result in results
+        for row in result.get("transductive", [])
     ]
-    names = ["method", "top-1 %", "inductive top-1 %", "minus inductive", "n"]
-    return f"{TOGETHER}\n\n" + tabulate(cells, names, tablefmt="github", disable_numparse=True)
+    if not cells:
+        return ""
+    table = _laid_out(names, cells, format)
+    return table if format != "markdown" else f"{TOGETHER}\n\n{table}"
 
 
 def sentences(result: Mapping[str, Any]) -> list[str]:
@@ -136,6 +147,12 @@ def _signed(points: float) -> str:
 
 def _p(value: float, equals: str = "") -> str:
     return "< 0.0001" if value < 0.0001 else f"{equals}{value:.2g}"
+
+
+def _prompts(saw: Mapping[str, Any]) -> str:
+    """Say what a method read: "sentences, 9 to 50 per class"."""
+    fewest, most = saw["prompts_per_class"]
+    return f"{saw['prompts']}, {fewest if fewest == most else f'{fewest} to {most}'} per class"
 
 
 def _legend(cells: list[list[str]], format: str) -> str:
@@ -177,6 +194,8 @@ def _row(
         "encoder": result["encoder"]["name"],
         "method": row["method"] + ("" if row["form"] == "released" else f" ({row['form']})"),
         "budget": "{views}x{sentences}".format(**result["budget"]) if result.get("budget") else "",
+        "views": row["saw"]["views"] if "saw" in row else "",
+        "prompts": _prompts(row["saw"]) if "saw" in row else "",
         "plain": plain,
         "top-1 %": marked + (differs if against and against["significant"] else ""),
         "95 % interval": f"{row['ci95'][0]:.2f} to {row['ci95'][1]:.2f}",

@@ -1,4 +1,4 @@
-"""From encoded views to accuracies of a set whose pictures are judged together; scoring.py judges each on its own."""
+"""Accuracies of methods that judge all images of a set together; `ranks` is about those that judge each on its own."""
 
 from __future__ import annotations
 
@@ -9,79 +9,68 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from crossalign.evaluation.protocols import Row, Saw
 from crossalign.evaluation.ranks import true_ranks
-from crossalign.features.pipeline import ImageFeatures, Progress, ordered_map, silent
-from crossalign.methods.alignment import Form
-from crossalign.methods.registry import Method, TextBank
+from crossalign.features.pipeline import ImageFeatures, Progress, silent
+from crossalign.methods import alignment
+from crossalign.methods.method import ScoreConfig, TextFeatures
 from crossalign.methods.scoring import class_scores
-from crossalign.methods.transclip import ROUNDS, nearest, transclip
 
 
 @dataclass(frozen=True)
 class Transduced:
-    """TransCLIP on a method's scores.
+    """What a transductive method reached.
 
     Attributes:
-        method, base: such as "transclip(wca)", and "wca", whose scores it took.
-        top1, base_top1: its accuracy, and that of the scores it took, in percent.
-        n: pictures.
+        method: its name.
+        top1: accuracy in percent.
+        inductive_top1: accuracy of the cosine of each global view with the class embeddings of the same texts, in percent.
+        n: images.
+        saw: its views and texts.
     """
 
     method: str
-    base: str
     top1: float
-    base_top1: float
+    inductive_top1: float
     n: int
+    saw: Saw
 
 
 def score_together(
     features: ImageFeatures,
-    methods: Sequence[tuple[Method, TextBank]],
+    rows: Sequence[tuple[Row, TextFeatures]],
     labels: Tensor,
+    config: ScoreConfig,
     *,
-    image_scale: float,
-    form: Form,
-    logit_scale: float,
-    num_workers: int = 2,
     progress: Progress = silent,
 ) -> list[Transduced]:
-    """Judge all pictures together, by TransCLIP on the scores of each method; each view counts once, so none is drawn.
+    """Score the global views of all images together.
 
-    Memory grows with pictures times classes: a few such tensors are alive at once, those of one method.
+    Memory grows with images times classes: a few such tensors are alive at once, those of one method.
 
     Args:
-        features: N pictures.
-        methods: each with its texts.
+        features: N images.
+        rows: transductive methods, each with its texts.
         labels: (N,) true classes.
-        image_scale, form, logit_scale: see `matching.class_scores`.
-        num_workers: threads that score a shard each; 0 does it in the calling thread.
-        progress: shown while pictures are compared, and while they are judged.
+        config: scales and logit scale.
+        progress: shown method by method.
 
     Returns:
-        One a method.
+        One per method.
 
     Raises:
         InputError: a score is not finite.
     """
-
-    def scores(method: Method, bank: TextBank) -> Tensor:
-        def score(shard: tuple[slice, Tensor, Tensor]) -> Tensor:
-            whole, views = shard[1].float(), shard[2].float()
-            return class_scores(method, bank, whole, views, image_scale=image_scale, form=form, logit_scale=logit_scale)
-
-        return torch.cat(list(ordered_map(score, features, num_workers, ahead=num_workers + 1)))
+    x0 = F.normalize(torch.cat([whole for _, whole, _ in features]).float(), dim=1)
 
     def top1(scores: Tensor) -> float:
         return 100 * float((true_ranks(scores[:, None], labels) == 0).double().mean())
 
-    whole = F.normalize(torch.cat([whole for _, whole, _ in features]).float(), dim=1)
-    with progress(len(whole), "pictures compared") as bar:
-        neighbours = nearest(whole, bar.update)
-    rows = []
-    with progress(ROUNDS * len(methods), "rounds of transduction") as bar:
-        for method, bank in methods:
-            base = scores(method, bank)
-            base_top1 = top1(base)
-            together = transclip(whole, logit_scale * base, neighbours, bar.update)
-            rows.append(Transduced(f"transclip({method.name})", method.name, top1(together), base_top1, len(whole)))
-    return rows
+    results = []
+    with progress(len(rows), "transductive methods") as bar:
+        for row, texts in rows:
+            scores = class_scores(row.method, texts, x0, x0.new_empty(len(x0), 0, x0.shape[1]), config)
+            inductive = alignment.scores(x0, texts.pooled)
+            results.append(Transduced(row.method.name, top1(scores), top1(inductive), len(x0), row.saw(texts)))
+            bar.update(1)
+    return results

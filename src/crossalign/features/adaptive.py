@@ -62,7 +62,7 @@ def settled(views: Tensor, weights: Tensor, texts: Tensor, rounds: Rounds) -> Te
     Args:
         views: (N, n, D) features of the views seen so far.
         weights: (N, n) that sum to one.
-        texts: (C, D) what `matching.text_bank` pooled, normalised for the form "released".
+        texts: (C, D) `TextFeatures.pooled`, normalised for the form "released".
         rounds: M, confidence and the number of looks.
 
     Returns:

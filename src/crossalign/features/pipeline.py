@@ -319,6 +319,7 @@ def ordered_map(function: Callable[[Item], Result], items: Iterable[Item], worke
         yield from map(function, items)
         return
     source = iter(items)
+    threads = torch.get_num_threads()
     # torch's own threads inside worker threads would only fight the encoder's for the cores.
     pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,))
     try:
@@ -329,3 +330,5 @@ def ordered_map(function: Callable[[Item], Result], items: Iterable[Item], worke
             yield result
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+        # What a worker sets is also what threads that are made later begin with.
+        torch.set_num_threads(threads)

@@ -1,9 +1,9 @@
 """The equations of weighted visual-text cross alignment: tensors in, tensors out, no I/O, no model.
 
 Source: Li et al., "Visual-Text Cross Alignment: Refining the Similarity Score in Vision-Language Models", ICML 2024,
-arXiv 2406.02915. Letters: N images, M views, R runs, C classes, K descriptions of all classes together (a class has its
-own number of them, `counts`), D the width of the joint space. All features are L2-normalised. Whatever dtype the features
-are stored in, sums are accumulated in float32.
+arXiv 2406.02915. Letters: N images, M views, R resampled runs, C classes, K descriptions of all classes together (each
+class has its own number, `counts`), D the width of the joint space; x_0 is the global view. All features are L2-normalised.
+Sums are accumulated in float32, in whatever dtype the features are stored.
 """
 
 from __future__ import annotations
@@ -19,34 +19,37 @@ Form = Literal["released", "paper"]
 FORMS: tuple[Form, ...] = get_args(Form)
 
 
-def view_weights(views: Tensor, whole: Tensor, scale: float, draws: Tensor | None = None) -> Tensor:
-    """Weigh each view by its likeness to the whole image: w = softmax_m(exp(scale) cos(f(x_m), f(x_0))).
+def view_weights(views: Tensor, x0: Tensor, scale: float, run_counts: Tensor | None = None) -> Tensor:
+    """Weight each view by its similarity to the global view: w = softmax_m(exp(scale) cos(f(x_m), f(x_0))).
 
     Args:
         views: (N, M, D) features of the local views.
-        whole: (N, D) features of the whole images.
+        x0: (N, D) features of the global views.
         scale: the paper's image_scale; the softmax's inverse temperature is exp(scale).
-        draws: (R, M) how often each run drew each view; a view drawn twice counts twice, one not drawn has weight zero.
+        run_counts: (R, M), or (N, R, M) if images differ: how often each resampled run took each view. A view that was taken
+            twice counts twice; one that was not taken has weight zero.
 
     Returns:
-        (N, M) weights that sum to one, or (N, R, M) when `draws` is given.
+        (N, M) weights that sum to one, or (N, R, M) if `run_counts` is given.
     """
-    logits = math.exp(scale) * torch.einsum("nmd,nd->nm", views.float(), whole.float())
-    if draws is None:
+    # Product and sum are faster and more exact here than a matrix product, which has one column per image.
+    similarity = (views.float() * x0.float()[:, None]).sum(-1)
+    logits = math.exp(scale) * (similarity - similarity.amax(-1, keepdim=True))
+    if run_counts is None:
         return logits.softmax(-1)
-    return (logits[:, None] + draws.float().log()).softmax(-1)
+    return (logits[:, None] + run_counts.float().log()).softmax(-1)
 
 
-def uniform_view_weights(views: Tensor, draws: Tensor | None = None) -> Tensor:
-    """Weigh all views alike: (N, M, D) views, and if given (R, M) draws, to (N, M) or (N, R, M) weights that sum to one."""
+def uniform_view_weights(views: Tensor, run_counts: Tensor | None = None) -> Tensor:
+    """Give all views the same weight; shapes as in `view_weights`."""
     images, count = views.shape[:2]
-    if draws is None:
+    if run_counts is None:
         return torch.full((images, count), 1 / count, device=views.device)
-    return (draws.float() / draws.sum(1, keepdim=True)).expand(images, -1, -1)
+    return (run_counts.float() / run_counts.sum(-1, keepdim=True)).expand(images, -1, -1)
 
 
 def text_weights(descriptions: Tensor, prompts: Tensor, counts: Tensor, scale: float) -> Tensor:
-    """Weigh each description by its likeness to its class's prompt: v_c = softmax_n(exp(scale) cos(g(y_cn), g(y_c0))).
+    """Weight each description by its similarity to its class prompt: v_c = softmax_n(exp(scale) cos(g(y_cn), g(y_c0))).
 
     Args:
         descriptions: (K, D) features of the descriptions, class after class.
@@ -65,7 +68,7 @@ def text_weights(descriptions: Tensor, prompts: Tensor, counts: Tensor, scale: f
 
 
 def uniform_text_weights(counts: Tensor) -> Tensor:
-    """Weigh all descriptions of a class alike: (C,) counts to (K,) weights that sum to one in each class."""
+    """Give all descriptions of a class the same weight: (C,) counts to (K,) weights that sum to one in each class."""
     return (1.0 / counts.float())[_owners(counts)]
 
 
@@ -84,7 +87,7 @@ def pool_texts(descriptions: Tensor, weights: Tensor, counts: Tensor) -> Tensor:
 def similarity_matrix(views: Tensor, descriptions: Tensor) -> Tensor:
     """Compare every view with every description: (N, M, D) and (K, D) to (N, M, K) cosines.
 
-    The scores do not need it, since their double sum factorises; explanations and later matchers do.
+    WCA's score does not need it, since its double sum factorises; explanations and other methods do.
     """
     return views.float() @ descriptions.float().T
 
@@ -93,8 +96,8 @@ def scores(pooled_views: Tensor, pooled_texts: Tensor, form: Form = "released") 
     """Score every class for every image.
 
     Args:
-        pooled_views: (..., D) what `pool_views` gave, or the features of whole images.
-        pooled_texts: (C, D) what `pool_texts` gave.
+        pooled_views: (..., D) what `pool_views` returns, or features of global views.
+        pooled_texts: (C, D) what `pool_texts` returns.
         form: "paper" is the double sum  sum_m sum_n w_m v_cn S_c[m, n]  (its equation 6); "released" is the cosine of
             the two pooled features, as in the program that gave the published figures.
 
@@ -107,7 +110,7 @@ def scores(pooled_views: Tensor, pooled_texts: Tensor, form: Form = "released") 
 
 
 def class_sums(values: Tensor, counts: Tensor) -> Tensor:
-    """Add up what belongs to each class: (K, ...) values, class after class, and (C,) counts to (C, ...)."""
+    """Sum the values of each class: (K, ...) values, class after class, and (C,) counts to (C, ...)."""
     sums = torch.zeros((len(counts), *values.shape[1:]), device=values.device)
     return sums.index_add_(0, _owners(counts), values)
 

@@ -1,184 +1,211 @@
-"""A method is one row: which prompts, which views, how both are weighed, and how they are matched.
+"""The methods: each is one row of this table and one scoring function.
 
-scoring.py puts it to work; the equations are in alignment.py (weighted means), optimal_transport.py, view_selection.py and
-text_weighting.py. Installed packages add rows of their own through entry points of the group "crossalign.methods", with a
-matcher of their own if they like.
+method.py says what a row holds; the equations are in alignment.py (weighted means), optimal_transport.py, view_selection.py,
+text_weighting.py, transclip.py, stata.py and carprt.py. Installed packages add rows through entry points of the group
+"crossalign.methods"; their scoring functions have the same signature.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from difflib import get_close_matches
-from typing import Any, Literal
+from typing import Any
 
 from torch import Tensor
 
 from crossalign.errors import InputError
-from crossalign.methods import entropy, optimal_transport, text_weighting, view_selection
+from crossalign.methods import (
+    alignment,
+    carprt,
+    entropy,
+    optimal_transport,
+    stata,
+    text_weighting,
+    transclip,
+    view_selection,
+)
+from crossalign.methods.method import Method as Method
+from crossalign.methods.method import Released as Released
+from crossalign.methods.method import Score as Score
+from crossalign.methods.method import ScoreConfig as ScoreConfig
+from crossalign.methods.method import TextFeatures as TextFeatures
+from crossalign.methods.method import WeightedMean as WeightedMean
 from crossalign.plugins import Extended
 from crossalign.text import prompts
 
-ViewWeights = Literal["uniform", "likeness", "confidence", "above-mean", "inlierness"]
-TextWeights = Literal["uniform", "likeness", "confidence"]
-Matcher = Literal["mean", "maximum", "transport", "soft", "vote", "templates"]
-OwnMatcher = Callable[["TextBank", Tensor, Tensor], Tensor]
-"""A package's: (bank, whole (n, D), views (n, V, D)) to (n, C) scores; the whole image is the first view if it is one."""
+
+def similarity_weights(x0: Tensor, views: Tensor, config: ScoreConfig, run_counts: Tensor | None = None) -> Tensor:
+    """Weight views by their similarity to the global view (WCA). A `ViewWeights`."""
+    return alignment.view_weights(views, x0, config.image_scale, run_counts)
 
 
-@dataclass(frozen=True)
-class Method:
-    """One way to classify without training.
+def uniform_weights(x0: Tensor, views: Tensor, config: ScoreConfig, run_counts: Tensor | None = None) -> Tensor:
+    """Give all views the same weight. A `ViewWeights`."""
+    return alignment.uniform_view_weights(views, run_counts)
 
-    Attributes:
-        name: as on the command line.
-        summary: one line for people.
-        source: the paper.
-        prompts: key of `prompts.SOURCES`.
-        views: how local views are weighed, or None for a method that sees the whole image alone. "uniform": all alike;
-            "likeness": by the likeness to the whole image (WCA); "confidence": by how sure their own prediction is (AWT);
-            "above-mean": alike, but none for those that resemble the whole image less than the mean view (LaZSL);
-            "inlierness": by how near the views' mode (MTA).
-        whole_is_view: the whole image counts as one more view.
-        texts: how a class's descriptions are weighed. "uniform"; "likeness": by the likeness to the class's prompt (WCA);
-            "confidence": by how sure the whole image's prediction is with them (AWT; with the matcher "transport" only).
-        matcher: "mean": the weighted sum over views and descriptions; "maximum": the best view against the weighted mean of
-            the descriptions; "transport": what the optimal transport plan carries (AWT, LaZSL); "soft": each view's softmax
-            over all descriptions (ABS); "vote": the surest views vote (ZERO); "templates": tuned for each image (AutoCLIP);
-            or a package's own function.
-        options: numbers of the paper's that may be changed, under its names; see `with_options`.
-    """
 
-    name: str
-    summary: str
-    source: str
-    prompts: str
-    views: ViewWeights | None = None
-    texts: TextWeights = "uniform"
-    matcher: Matcher | OwnMatcher = "mean"
-    whole_is_view: bool = False
-    options: Mapping[str, float] = field(default_factory=dict, hash=False)
-
-    @property
-    def needs_descriptions(self) -> bool:
-        """Whether its prompts are made of descriptions of the classes."""
-        return self.prompts in prompts.NEED_DESCRIPTIONS
-
-    @property
-    def cross(self) -> bool:
-        """Whether it looks at local views."""
-        return self.views is not None
-
-    @property
-    def looks_at(self) -> str:
-        """What of a picture counts, for people."""
-        if not self.cross:
-            return "whole"
-        return "views" if self.views == "uniform" and not self.whole_is_view else "views and whole"
-
-    @property
-    def explainable(self) -> bool:
-        """Whether its score is a weighted sum over local views, or the whole image, and descriptions."""
-        return self.matcher == "mean" and not self.whole_is_view
-
-    @property
-    def draws_views(self) -> bool:
-        """Whether each run's draws of views have a score of their own; the others have one run on all views."""
-        return self.matcher == "mean" and self.views in ("uniform", "likeness")
-
-    @property
-    def passes(self) -> str:
-        """Passes of the image encoder a picture."""
-        return "1 + M" if self.cross else "1"
-
-    def given(self, **names: str) -> dict[str, float]:
-        """Hand options to a function of the equations: its parameters, each with the name of the option that sets it."""
-        return {parameter: self.options[name] for parameter, name in names.items() if name in self.options}
-
+_ALL_CLASSES = {"transported": math.inf}
+_GLOBAL, _WCA = WeightedMean(), WeightedMean(similarity_weights)
 
 _OWN = {
     method.name: method
     for method in (
-        Method("clip", 'one prompt a class, "a photo of a {name}."', "Radford et al., ICML 2021", "photo"),
-        Method("clip-e", "mean of the dataset's hand-written templates", "Radford et al., ICML 2021", "templates"),
-        Method("clip-d", 'mean of "{name}, which has ..."', "Menon and Vondrick, ICLR 2023", "descriptor_sentences"),
-        Method("waffle", "random words and characters for descriptors", "Roth et al., ICCV 2023", "waffle"),
-        Method("cupl", "mean of sentences that describe the class", "Pratt et al., ICCV 2023", "sentences"),
+        Method("clip", 'one prompt per class, "a photo of a {name}."', "Radford et al., ICML 2021", "photo", _GLOBAL),
+        Method("clip-e", "mean of the dataset's hand-written templates", "Radford et al., ICML 2021", "templates", _GLOBAL),
+        Method(
+            "clip-d", 'mean of "{name}, which has ..."', "Menon and Vondrick, ICLR 2023", "descriptor_sentences", _GLOBAL
+        ),
+        Method("waffle", "random words and characters for descriptors", "Roth et al., ICCV 2023", "waffle", _GLOBAL),
+        Method("cupl", "mean of sentences that describe the class", "Pratt et al., ICCV 2023", "sentences", _GLOBAL),
         Method(
             "wca",
-            "weighted local views x weighted sentences",
+            "views weighted by similarity to the image x sentences weighted by similarity to the prompt",
             "Li et al., ICML 2024",
             "sentences",
-            views="likeness",
-            texts="likeness",
+            _WCA,
+            sees="views",
+            text_weights="similarity",
+            released=Released(views="wca"),
+        ),
+        Method(
+            "bifta",
+            "wca on views that overlap little",
+            "BiFTA, TMLR 2026",
+            "sentences",
+            _WCA,
+            sees="views",
+            text_weights="similarity",
+            released=Released(views="bifta"),
+            own_views=True,
         ),
         Method(
             "autoclip",
-            "templates weighed anew for each picture",
+            "templates weighted for each image",
             "Metzen et al., TMLR 2024",
-            "templates",
-            matcher="templates",
+            "many-templates",
+            text_weighting.autoclip,
             options={"beta": text_weighting.AUTOCLIP_BETA},
+            limits={"beta": (0.0, 1.0)},
+            even_prompts=True,
         ),
         Method(
             "zero",
-            "majority vote of the surest 30 % of the views",
+            "majority vote of the 30 % most confident views",
             "Farina et al., NeurIPS 2024",
             "photo",
-            views="uniform",
-            matcher="vote",
-            whole_is_view=True,
+            view_selection.zero,
+            sees="views+image",
             options={"gamma": view_selection.ZERO_SHARE},
+            limits={"gamma": (0.0, 1.0)},
+            released=Released(views="random-resized-63"),
         ),
         Method(
             "mta",
             "robust mode of the views' features",
             "Zanella and Ben Ayed, CVPR 2024",
             "photo",
-            views="inlierness",
-            whole_is_view=True,
+            view_selection.mta,
+            sees="views+image",
             options={
                 "rho": view_selection.MTA_NEIGHBOURS,
                 "lambda": view_selection.MTA_AFFINITY,
                 "lambda_y": view_selection.MTA_ENTROPY,
             },
+            limits={"rho": (0.0, 1.0)},
+            released=Released(views="random-resized-63"),
         ),
         Method(
             "awt",
-            "optimal transport of sure views to sure sentences",
+            "optimal transport of confident views to confident sentences",
             "Zhu et al., NeurIPS 2024",
             "sentences",
-            views="confidence",
-            texts="confidence",
-            matcher="transport",
-            whole_is_view=True,
+            optimal_transport.awt,
+            sees="views+image",
             options={
                 "image_temperature": entropy.AWT_TEMPERATURE,
                 "text_temperature": entropy.AWT_TEMPERATURE,
-                "epsilon": optimal_transport.EPSILON,
+                **optimal_transport.OPTIONS,
             },
+            limits=optimal_transport.LIMITS,
+            released=Released("random-resized-50", "template-and-sentences", _ALL_CLASSES),
         ),
         Method(
             "lazsl",
-            "optimal transport of views, with a share of the whole, to sentences",
+            "optimal transport of views, mixed with the image, to sentences",
             "Chen et al., ICCV 2025",
             "sentences",
-            views="above-mean",
-            matcher="transport",
-            options={"alpha": optimal_transport.LAZSL_SHARE, "epsilon": optimal_transport.EPSILON},
+            optimal_transport.lazsl,
+            sees="views",
+            options={"alpha": optimal_transport.LAZSL_SHARE, **optimal_transport.OPTIONS},
+            limits=optimal_transport.LIMITS,
+            released=Released("squares-90", "descriptor_sentences", _ALL_CLASSES),
         ),
         Method(
-            "abs",
-            "soft matching of sentences by each view; the views are random crops, not guided by attention",
+            "soft-matching",
+            "each view chooses among all sentences: the scoring of ABS on random crops, not guided by attention",
             "Cai et al., ICML 2025",
             "sentences",
-            views="uniform",
-            matcher="soft",
+            text_weighting.soft_matching,
+            sees="views",
             options={"temperature": text_weighting.ABS_TEMPERATURE},
+            released=Released(views="wca", prompts="first-sentences"),
         ),
-        Method("mean-views", "unweighted mean of views x mean of sentences", "control", "sentences", views="uniform"),
-        Method("max-views", "the best view x mean of sentences", "control", "sentences", views="uniform", matcher="maximum"),
+        Method(
+            "cgbc",
+            "robust mean over prompts of several concepts",
+            "CGBC, CVPR 2026",
+            "concepts",
+            text_weighting.cgbc,
+            options={"lambda_threshold": text_weighting.CGBC_THRESHOLD},
+        ),
+        Method(
+            "mean-views",
+            "unweighted mean of views x mean of sentences",
+            "control",
+            "sentences",
+            WeightedMean(uniform_weights),
+            sees="views",
+            released=Released(views="wca"),
+        ),
+        Method(
+            "max-views",
+            "the best view x mean of sentences",
+            "control",
+            "sentences",
+            view_selection.best_view,
+            sees="views",
+            released=Released(views="wca"),
+        ),
+        Method(
+            "transclip",
+            "all images together: a Gaussian per class, and nearest neighbours",
+            "Zanella et al., NeurIPS 2024",
+            "photo",
+            transclip.transclip,
+            sees="set",
+        ),
+        Method(
+            "stata",
+            "as transclip, each Gaussian held near its text",
+            "Zanella et al., CVPR 2025",
+            "photo",
+            stata.stata,
+            sees="set",
+            options={"alpha": stata.ALPHA, "soft_beta": 0.0},
+            limits={"soft_beta": (0.0, 1.0)},
+        ),
+        Method(
+            "carprt",
+            "all images together: templates weighted for each class",
+            "CARPRT, ICLR 2026",
+            "many-templates",
+            carprt.carprt,
+            sees="set",
+            options={"temperature": carprt.TEMPERATURE},
+            even_prompts=True,
+        ),
     )
 }
 
@@ -192,38 +219,53 @@ def _check(name: str, method: Any) -> Method:
 
 
 METHODS = Extended("crossalign.methods", "method", _OWN, _check)
-"""By name: those above, and what installed packages add."""
-
-
-SHARES = ("alpha", "beta", "gamma", "rho")
-"""Options that are at most 1; all are above 0."""
+"""By name: the rows above, and those that installed packages add."""
 
 
 def pick_methods(names: Sequence[str]) -> list[Method]:
-    """Look methods up by name; "all" is all of them. Each judges a picture on its own, whatever the other pictures are.
+    """Look methods up by name; "all" is every method that judges each image on its own.
 
     Args:
-        names: each may go on with options, as in "awt:epsilon=0.05:text_temperature=1".
+        names: options may follow a name, as in "awt:epsilon=0.05:text_temperature=1".
 
     Raises:
-        InputError: names the unknown ones, and what they may have been meant to be, or an option that cannot be.
+        InputError: names the unknown methods and similar known ones, or an option with a wrong value.
     """
-    named = (name for some in names for name in (METHODS if some == "all" else [some]))
-    split = {name: name.split(":") for name in named}
+    split = {name: name.split(":") for group in names for name in (_judge_alone() if group == "all" else [group])}
     unknown = [name for name, *_ in split.values() if name not in METHODS]
     if unknown:
-        meant = [name for text in unknown for name in get_close_matches(text.lower(), METHODS, n=1)]
-        hint = f", did you mean {' and '.join(dict.fromkeys(meant))}?" if meant else ";"
+        similar = [name for text in unknown for name in get_close_matches(text.lower(), METHODS, n=1)]
+        hint = f", did you mean {' and '.join(dict.fromkeys(similar))}?" if similar else ";"
         raise InputError(f"unknown method {', '.join(unknown)}{hint} known are {', '.join(METHODS)}")
-    found = (with_options(METHODS[name], options) for name, *options in split.values())
-    return list({method.name: method for method in found}.values())
+    picked = (with_options(METHODS[name], options) for name, *options in split.values())
+    return list({method.name: method for method in picked}.values())
+
+
+def pick_method(name: str) -> Method:
+    """Look up one method that classifies images one at a time, on views that the caller chooses.
+
+    Raises:
+        InputError: as `pick_methods`; or the method classifies a set together, or is defined by views of its own.
+    """
+    if name == "all":
+        raise InputError("one method is needed, but 'all' was given; name one of `crossalign methods`")
+    (method,) = pick_methods([name])
+    if method.transductive:
+        raise InputError(f"method {name} classifies all images of a set together; use `evaluate` for it, or take wca")
+    if method.own_views:
+        raise InputError(f"method {name} is defined by views of its own; use `evaluate` for it, or take wca")
+    return method
+
+
+def _judge_alone() -> list[str]:
+    return [name for name, method in METHODS.items() if not method.transductive]
 
 
 def with_options(method: Method, options: Sequence[str]) -> Method:
-    """Give a method other options than the paper's: "zero" with "gamma=0.1" is called "zero:gamma=0.1".
+    """Change options of a method: "zero" with "gamma=0.1" is called "zero:gamma=0.1".
 
     Raises:
-        InputError: the method has no such option, or its value cannot be.
+        InputError: the method has no such option, or its value is not allowed.
     """
     changed = {}
     for option in options:
@@ -233,18 +275,22 @@ def with_options(method: Method, options: Sequence[str]) -> Method:
             raise InputError(
                 f"{method.name} has no option {name!r}; it has {known}, to be given as in {method.name}:NAME=0.5"
             )
+        least, most = method.limits.get(name, (0.0, math.inf))
         try:
             value = float(text)
         except ValueError:
             value = math.nan
-        highest = 1.0 if name in SHARES else math.inf
-        if not (0 < value <= highest and math.isfinite(value)):
-            most = " and at most 1" if name in SHARES else ""
-            raise InputError(f"{name} of {method.name} is {text!r}, but must be a number above 0{most}")
+        # A switch is off at 0.
+        switch = method.options[name] == 0
+        if not (least <= value <= most and value < math.inf and (value > 0 or switch)):
+            lower = f"of at least {least:g}" if least > 0 or switch else "above 0"
+            upper = f" and at most {most:g}" if most < math.inf else ""
+            raise InputError(f"{name} of {method.name} is {text!r}, but must be a number {lower}{upper}")
         changed[name] = value
     if not changed:
         return method
-    name = ":".join([method.name, *(f"{name}={value:g}" for name, value in changed.items())])
+    # repr tells any two numbers apart.
+    name = ":".join([method.name, *(f"{name}={value!r}".removesuffix(".0") for name, value in changed.items())])
     return replace(method, name=name, options={**method.options, **changed})
 
 
@@ -257,22 +303,3 @@ def with_prompts(method: Method, source: str) -> Method:
     if source not in prompts.SOURCES:
         raise InputError(f"unknown prompts {source!r}; known are {', '.join(prompts.SOURCES)}")
     return replace(method, name=f"{method.name}+{source}", prompts=source)
-
-
-@dataclass(frozen=True)
-class TextBank:
-    """A method's side of the texts.
-
-    Attributes:
-        texts: K sentences, class after class.
-        features: (K, D).
-        counts: (C,) sentences a class.
-        weights: (K,) that sum to one in each class; uniform where a method weighs them for each picture.
-        pooled: (C, D), their weighted sums.
-    """
-
-    texts: tuple[str, ...]
-    features: Tensor
-    counts: Tensor
-    weights: Tensor
-    pooled: Tensor

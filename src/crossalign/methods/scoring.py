@@ -1,4 +1,4 @@
-"""From features to scores as a method says: its texts encoded and pooled, its views weighed, both matched."""
+"""From features to scores: a method's prompts are encoded and pooled, and its score is computed chunk by chunk."""
 
 from __future__ import annotations
 
@@ -7,165 +7,84 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from crossalign.methods import alignment, entropy, optimal_transport, text_weighting, view_selection
-from crossalign.methods.alignment import Form
-from crossalign.methods.registry import Method, TextBank
+from crossalign.methods import alignment
+from crossalign.methods.method import Method, ScoreConfig, TextFeatures, WeightedMean
 from crossalign.text import prompts
 from crossalign.text.prompts import PromptInputs
 
 CHUNK = 2**24
-"""Numbers in the largest tensor that a chunk of images makes, 64 MiB; a few of them are alive at once."""
-LOGIT_SCALE = 100.0
-"""CLIP's."""
+"""Numbers in the similarity matrix of a chunk of images, 64 MiB; a few tensors of that size are alive at once."""
+DEFAULTS = ScoreConfig()
 
 
-def text_bank(
+def text_features_of(
     method: Method,
     inputs: PromptInputs,
     encode: Callable[[Sequence[str]], Tensor],
-    text_scale: float,
+    config: ScoreConfig = DEFAULTS,
     *,
     budget: int | None = None,
-) -> TextBank:
-    """Build a method's prompts, encode, weigh and pool them; `budget` is the most prompts a class keeps."""
+) -> TextFeatures:
+    """Build a method's prompts, encode, weight and pool them.
+
+    Args:
+        method: gives the kind of prompts and their weights.
+        inputs: class names, templates and descriptions.
+        encode: K texts to (K, D) features of unit length.
+        config: its text_scale is that of weights by similarity; see `alignment.text_weights`.
+        budget: the most prompts that each class keeps, or None for all; see `prompts.within_budget`.
+
+    Raises:
+        InputError: the prompts need descriptions and there are none.
+    """
     by_class = prompts.SOURCES[method.prompts](inputs)
     if budget is not None:
         by_class = prompts.within_budget(by_class, budget, inputs.seed)
-    texts = [text for of_class in by_class for text in of_class]
-    counts = torch.tensor([len(of_class) for of_class in by_class])
+    texts = [text for class_texts in by_class for text in class_texts]
+    counts = torch.tensor([len(class_texts) for class_texts in by_class])
     features = encode(texts)
-    if method.texts == "likeness":
+    if method.text_weights == "similarity":
         anchors = encode([prompt for (prompt,) in prompts.photo(inputs)])
-        weights = alignment.text_weights(features, anchors, counts, text_scale)
+        weights = alignment.text_weights(features, anchors, counts, config.text_scale)
     else:
         weights = alignment.uniform_text_weights(counts)
-    return TextBank(tuple(texts), features, counts, weights, alignment.pool_texts(features, weights, counts))
+    return TextFeatures(tuple(texts), features, counts, weights, alignment.pool_texts(features, weights, counts))
 
 
 def class_scores(
     method: Method,
-    bank: TextBank,
-    whole: Tensor,
+    texts: TextFeatures,
+    x0: Tensor,
     views: Tensor,
-    *,
-    image_scale: float,
-    form: Form = "released",
-    draws: Tensor | None = None,
-    logit_scale: float = LOGIT_SCALE,
+    config: ScoreConfig = DEFAULTS,
+    run_counts: Tensor | None = None,
 ) -> Tensor:
     """Score all classes.
 
     Args:
-        method: whose scores.
-        bank: its texts.
-        whole: (N, D) features of the whole images.
-        views: (N, M, D) features of their local views.
-        image_scale: of view weights by likeness.
-        form: of the matcher "mean"; in the form "released" "maximum" too takes cosines. The others have one form.
-        draws: (R, M) how often each run drew each view.
-        logit_scale: the class probabilities, of which entropies and agreement are taken, are softmax(logit_scale * score).
+        method: gives the score.
+        texts: its texts.
+        x0: (N, D) features of the global views; for a transductive method, of all images of the set.
+        views: (N, M, D) features of the local views; ignored by a method that does not use views.
+        config: scales, form and logit scale.
+        run_counts: (R, M), or (N, R, M) if images differ: how often each resampled run took each view.
 
     Returns:
-        (N, C) scores; (N, R, C) where draws are given and `method.draws_views`. Other methods use all views, once.
+        (N, C) scores; (N, R, C) if run counts are given and `method.resampled`. Other methods score all views once.
 
     Raises:
-        InputError: the matcher "templates" was given another number of prompts for each class.
+        InputError: the texts do not fit the method; see its scoring function.
     """
-    if not method.cross and method.matcher == "mean":
-        return alignment.scores(whole, bank.pooled, form)
-    if method.draws_views:
-        weigh = alignment.uniform_view_weights(views, draws)
-        if method.views == "likeness":
-            weigh = alignment.view_weights(views, whole, image_scale, draws)
-        return alignment.scores(alignment.pool_views(views, weigh), bank.pooled, form)
-    step = max(1, CHUNK // _largest(method, bank, views))
-    parts = []
-    for some, local in zip(whole.split(step), views.split(step), strict=True):
-        seen = torch.cat([some[:, None], local], dim=1) if method.whole_is_view else local
-        parts.append(_match(method, bank, some, seen, image_scale, form, logit_scale))
+    score = method.score
+    if isinstance(score, WeightedMean):
+        return score(texts, x0, views, config, method.options, run_counts)
+    if method.transductive:
+        return score(texts, x0.float(), views[:, :0].float(), config, method.options)
+    if not method.uses_views:
+        views = views[:, :0]
+    largest = (1 + views.shape[1]) * max(texts.padded, x0.shape[1], views.shape[1])
+    chunk, parts = max(1, CHUNK // largest), []
+    for some, local in zip(x0.float().split(chunk), views.float().split(chunk), strict=True):
+        seen = torch.cat([some[:, None], local], dim=1) if method.sees == "views+image" else local
+        parts.append(score(texts, some, seen, config, method.options))
     return torch.cat(parts)
-
-
-def view_weights(
-    method: Method, bank: TextBank, whole: Tensor, views: Tensor, *, image_scale: float, logit_scale: float = LOGIT_SCALE
-) -> Tensor:
-    """Weigh views as a method does.
-
-    Args:
-        method: one that looks at views.
-        bank: its texts.
-        whole: (N, D) features of the whole images.
-        views: (N, V, D) features of the views, the whole image first where `method.whole_is_view`.
-        image_scale: of weights by likeness.
-        logit_scale: of class probabilities.
-
-    Returns:
-        (N, V) weights that sum to one.
-    """
-    if method.views == "likeness":
-        return alignment.view_weights(views, whole, image_scale)
-    if method.views == "confidence":
-        return entropy.view_weights(views, bank.pooled, logit_scale, **method.given(temperature="image_temperature"))
-    if method.views == "above-mean":
-        return view_selection.mass_above_mean(views, whole)
-    if method.views == "inlierness":
-        options = method.given(neighbours="rho", affinity="lambda", entropy="lambda_y")
-        return view_selection.mode_weights(views, bank.pooled, logit_scale, **options)
-    return alignment.uniform_view_weights(views)
-
-
-def _match(
-    method: Method, bank: TextBank, whole: Tensor, views: Tensor, image_scale: float, form: Form, logit_scale: float
-) -> Tensor:
-    """Score a chunk of images: whole (n, D) and views (n, V, D) to (n, C)."""
-    if callable(method.matcher):
-        return method.matcher(bank, whole, views)
-    if method.matcher == "templates":
-        return text_weighting.tuned_template_scores(whole, bank.features, bank.counts, **method.given(beta="beta"))
-    if method.matcher == "vote":
-        return view_selection.vote(views, bank.pooled, logit_scale, **method.given(share="gamma"))
-    if method.matcher == "soft":
-        matched = text_weighting.soft_match(views, bank.features, **method.given(temperature="temperature"))
-        return alignment.class_sums(matched.T.contiguous(), bank.counts).T
-    if method.matcher == "maximum":
-        return alignment.scores(views, bank.pooled, form).amax(1)
-    weights = view_weights(method, bank, whole, views, image_scale=image_scale, logit_scale=logit_scale)
-    pooled = alignment.pool_views(views, weights)
-    if method.matcher == "mean":
-        return alignment.scores(pooled, bank.pooled, form)
-    layout = optimal_transport.ByClass.of(bank.counts)
-
-    def text_weights(classes: Tensor, of_whole: Tensor, present: Tensor) -> Tensor:
-        if method.texts == "confidence":
-            base = logit_scale * alignment.scores(whole, bank.pooled, "paper")
-            given = method.given(temperature="text_temperature")
-            return entropy.text_weights(base, classes, logit_scale * of_whole, present, **given)
-        return bank.weights[layout.rows[classes]] * present
-
-    return optimal_transport.transport_scores(
-        whole,
-        views,
-        weights,
-        bank.features,
-        layout,
-        alignment.scores(pooled, bank.pooled, "paper"),
-        text_weights,
-        refined=optimal_transport.REFINED,
-        **method.given(view_share="alpha", epsilon="epsilon"),
-    )
-
-
-def _largest(method: Method, bank: TextBank, views: Tensor) -> int:
-    """Count the numbers in the largest tensor that an image needs."""
-    count, classes, width = 1 + views.shape[1], len(bank.counts), views.shape[2]
-    if callable(method.matcher):
-        return count * max(len(bank.features), width)
-    longest = min(optimal_transport.REFINED, classes) * int(bank.counts.max())
-    return {
-        "mean": count * max(classes, width, count),
-        "maximum": count * classes,
-        "transport": max(longest * max(count, width), count * classes),
-        "soft": count * len(bank.features),
-        "vote": count * classes,
-        "templates": len(bank.features),
-    }[method.matcher]

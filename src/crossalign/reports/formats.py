@@ -93,7 +93,7 @@ def first_change(settings: Mapping[str, Any], before: bytes) -> str | None:
 
 def settings_of(classify: Classifier, top_k: int) -> dict[str, Any]:
     """Name all that decides the labels; what changes others stands before them, since the first difference is told."""
-    encoder, bank = classify.encoder, classify.bank
+    encoder, texts = classify.encoder, classify.texts
     return {
         "crossalign version": __version__,
         "encoder": [encoder.fingerprint, encoder.logit_scale],
@@ -101,10 +101,10 @@ def settings_of(classify: Classifier, top_k: int) -> dict[str, Any]:
         "runtime": runtime_key(encoder),
         "list of labels": digest_of({"labels": classify.labels}),
         "method": classify.method.name,
-        "form": classify.form,
+        "form": classify.score_config.form,
         "seed": classify.recipe.seed,
         "way to choose views": [classify.recipe.key, asdict(classify.rounds) if classify.rounds else None],
-        "scale of weights": classify.image_scale,
+        "scale of weights": classify.score_config.image_scale,
         "top-k": top_k,
-        "set of descriptions": digest_of({"texts": bank.texts, "counts": bank.counts.tolist()}),
+        "set of descriptions": digest_of({"texts": texts.texts, "counts": texts.counts.tolist()}),
     }

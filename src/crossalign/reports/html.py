@@ -18,7 +18,7 @@ from crossalign import __version__
 from crossalign.classifier import Classification, Classifier, Prediction
 from crossalign.evaluation.evaluate import Evaluation
 from crossalign.evaluation.statistics import wilson_interval
-from crossalign.evaluation.tables import sentences
+from crossalign.evaluation.tables import TOGETHER, sentences
 from crossalign.explanation import Explanation
 from crossalign.images.decoding import ImageLike, read_image
 from crossalign.text.descriptions import normalise_name
@@ -122,6 +122,8 @@ def methods_report(done: Evaluation) -> str:
         methods=methods,
         classes=classes,
         sentences=sentences(result),
+        together=result.get("transductive", []),
+        transductive_note=TOGETHER,
     )
 
 

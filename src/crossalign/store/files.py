@@ -62,7 +62,9 @@ def remove_parts(path: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """See to it that names of files that are new in a folder outlive a power cut."""
+    """See to it that names of files that are new in a folder outlive a power cut, where the system can do so."""
+    if os.name == "nt":  # Windows opens no folders; there NTFS keeps a journal of names by itself.
+        return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -37,6 +37,7 @@ from crossalign.web.label_sets import Question
 Pictures = list[tuple[str, BinaryIO]]
 MOST = 1_000_000
 """No question makes sense of a larger number, and tensors cannot count as far as JSON."""
+METHOD_NAMES: list[Any] = [method.name for method in METHODS.values() if method.single_image]
 Body = TypeVar("Body", bound=BaseModel)
 
 
@@ -60,7 +61,7 @@ class Asked(BaseModel):
     descriptions: dict[str, list[str]] | None = Field(
         None, description="For every label some texts; without any, hand-written templates stand in."
     )
-    method: str = Field("wca", json_schema_extra={"enum": list(METHODS)})
+    method: str = Field("wca", json_schema_extra={"enum": METHOD_NAMES})
     domain: str = Field("", description='What kind of thing all labels are, such as "pet".')
     views: Views | None = Field(None, description="Local views a picture, by default 60; adaptive: what its answer takes.")
     top_k: int = Field(3, ge=1, le=MOST, description="How many labels each picture gets.")
@@ -150,7 +151,11 @@ MULTIPART = {
             "description": "Comma separated, one per line, or a JSON list; commas inside double quotes do not split.",
         },
         "descriptions": {"type": "string", "description": "JSON: {label: [text]}."},
-        "method": {"type": "string", "enum": list(METHODS), "default": "wca"},
+        "method": {
+            "type": "string",
+            "enum": METHOD_NAMES,
+            "default": "wca",
+        },
         "domain": {"type": "string"},
         "views": {"anyOf": [{"type": "integer", "minimum": 1, "maximum": MOST}, {"const": "adaptive"}]},
         "top_k": {"type": "integer", "minimum": 1, "maximum": MOST, "default": 3},

@@ -90,18 +90,18 @@ class LabelSets:
             with self._lock:
                 self._kept.pop(question, None)
             raise
-        self._drop(KEPT_TEXTS - len(classify.bank.texts))
+        self._drop(KEPT_TEXTS - len(classify.texts.texts))
         return classify
 
     def _drop(self, room: int) -> None:
         """Drop the least recently used until the finished ones hold at most `room` texts."""
         with self._lock:
             finished = [(question, future) for question, future in self._kept.items() if future.done()]
-            held = sum(len(future.result().bank.texts) for _, future in finished)
+            held = sum(len(future.result().texts.texts) for _, future in finished)
             for question, future in finished:
                 if held <= room:
                     return
-                held -= len(future.result().bank.texts)
+                held -= len(future.result().texts.texts)
                 del self._kept[question]
 
 
@@ -111,7 +111,7 @@ def with_views(classify: Classifier, views: Views) -> Classifier:
     Raises:
         InputError: its method has no adaptive views.
     """
-    if views is None or (views != "adaptive" and not classify.method.cross):
+    if views is None or (views != "adaptive" and not classify.method.uses_views):
         return classify
     if views == "adaptive":
         check_adaptive(classify.method)

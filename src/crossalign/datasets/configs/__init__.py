@@ -66,6 +66,9 @@ class Config:
         views: M, encoded once a picture.
         sampled_views: how many of them a run draws, with replacement.
         runs: R.
+        released_views: M of WCA's own program (n_samples), under the protocol "released".
+        bifta_candidates, bifta_crop_scale, bifta_max_iou, bifta_views: of BiFTA's own program: squares placed, their side as
+            a share of the image's shorter side, the largest overlap of two that are kept, and how many are kept at most.
         image_scale, text_scale: logarithms of the softmax scales a and b.
         templates: hand-written prompts with {} for the name.
         domain: what kind of thing all classes are ("pet"), or empty.
@@ -88,6 +91,11 @@ class Config:
     views: int = 60
     sampled_views: int = 60
     runs: int = 20
+    released_views: int = 100
+    bifta_candidates: int = 100
+    bifta_crop_scale: tuple[float, float] = (0.5, 0.9)
+    bifta_max_iou: float = 0.85
+    bifta_views: int = 100
     image_scale: float = 4.0
     text_scale: float = 2.0
     templates: tuple[str, ...] = ("a photo of a {}.",)
@@ -102,6 +110,7 @@ class Config:
                 raise InputError(f"config {self.name}: {field.name} is {shown!r}, but must be {kind}; mend it")
         check_crop_scale(self.crop_scale, f"config {self.name}: crop_scale")
         check_crop_scale(self.crop_scale_written, f"config {self.name}: crop_scale_written")
+        check_crop_scale(self.bifta_crop_scale, f"config {self.name}: bifta_crop_scale")
         if not self.templates:
             raise InputError(f"config {self.name}: templates is empty; give one with {{}} for the class name")
         lacking = [template for template in self.templates if "{}" not in template and template != "openai-imagenet"]
@@ -151,7 +160,8 @@ def _bundled() -> list[str]:
     return sorted(file.removesuffix(".yaml") for file in files if file.endswith(".yaml"))
 
 
-ALIASES = {"imagenet-s": "imagenet-sketch"}
+ALIASES = {"imagenet-s": "imagenet-sketch", "place365": "places365"}
+"""Other names of bundled configs, as other programs have them."""
 
 
 def _check(name: str, module: Any) -> Any:

@@ -6,16 +6,17 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from crossalign import __version__
-from crossalign.datasets import ImageDataset
+from crossalign.datasets import ClassNames, ImageDataset
 from crossalign.datasets.configs import TREE_FIELDS, Config
 from crossalign.encoders import Encoder, load_encoder
 from crossalign.errors import InputError
 from crossalign.evaluation.evaluate import evaluate
+from crossalign.evaluation.protocols import Protocol
 from crossalign.evaluation.reproduction import sources
 from crossalign.evaluation.reproduction.published import PublishedTable
 from crossalign.evaluation.tables import read_results
@@ -24,10 +25,11 @@ from crossalign.methods.alignment import Form
 from crossalign.methods.registry import pick_methods
 from crossalign.store.files import write_whole
 from crossalign.store.shards import Store
-from crossalign.text.descriptions import Descriptions
+from crossalign.text.descriptions import Descriptions, Style
 
 FORM: Form = "released"
-"""The form of the score that gave the published figures."""
+PROTOCOL: Protocol = "released"
+"""The form of the score, and what the methods saw, of the programs that gave the published figures."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,8 @@ class Settings:
         data_root: the folder of the datasets.
         output: the folder of the results.
         descriptions: files or folders of descriptions.
+        description_style: what their texts are; by default as they state, or as the texts tell.
+        class_names: as for `load_dataset`.
         allow_missing, seed, num_workers: as for `evaluate`.
         limit: pictures a dataset, spread evenly; all if None.
         device: as for `load_encoder`.
@@ -64,6 +68,8 @@ class Settings:
     data_root: Path
     output: Path
     descriptions: tuple[Path, ...] = ()
+    description_style: Style | None = None
+    class_names: ClassNames = "published"
     allow_missing: bool = False
     seed: int = 0
     limit: int | None = None
@@ -125,7 +131,7 @@ def _datasets(cells: Iterable[Cell], settings: Settings, outcome: Outcome) -> di
     found = {}
     for config in {cell.config.name: cell.config for cell in cells}.values():
         try:
-            dataset = sources.find_dataset(config, settings.data_root)
+            dataset = sources.find_dataset(config, settings.data_root, settings.class_names)
         except InputError as error:
             outcome.failed.append(f"{config.name}: {error}")
             continue
@@ -140,7 +146,7 @@ def _measure(
     cell: Cell, dataset: ImageDataset, encoder: Encoder, settings: Settings, say: Callable[[str], None], progress: Progress
 ) -> dict[str, Any]:
     """Read a cell's results file, or evaluate and write it."""
-    descriptions = sources.find_descriptions(cell.config, settings.descriptions)
+    descriptions = sources.find_descriptions(cell.config, settings.descriptions, settings.description_style)
     made_of = _made_of(cell.config, dataset, encoder, descriptions, settings)
     file = results_file(settings.output, dataset.name, encoder.name)
     called = f"{dataset.name} with {encoder.name}"
@@ -151,13 +157,14 @@ def _measure(
             return kept
         say(f"{called}: measured anew, since {file} {reason}")
     else:
-        say(f"{called}: {len(dataset.paths)} pictures, {len(dataset.class_names)} classes")
+        say(f"{called}: {len(dataset.paths)} images, {len(dataset.class_names)} classes")
     done = evaluate(
         dataset,
         encoder,
         cell.config,
         pick_methods(cell.methods),
         descriptions=descriptions,
+        protocol=PROTOCOL,
         store=Store(settings.store),
         seed=settings.seed,
         form=FORM,
@@ -198,11 +205,13 @@ def _made_of(
         "version": __version__,
         "dataset": dataset.fingerprint,
         "class_names": _digest(dataset.class_names),
+        "names": settings.class_names,
         "encoder": [encoder.name, encoder.fingerprint],
         "descriptions": _digest(texts),
         "allow_missing": settings.allow_missing,
         "seed": settings.seed,
         "form": FORM,
+        "protocol": PROTOCOL,
     }
     plain: dict[str, Any] = json.loads(json.dumps(facts))
     return plain
@@ -217,9 +226,6 @@ def plan(
     configs: Sequence[Config],
     encoders: Sequence[str] = (),
     methods: Sequence[str] = (),
-    *,
-    views: int | None = None,
-    runs: int | None = None,
 ) -> list[Cell]:
     """List the cells, table by table.
 
@@ -228,13 +234,9 @@ def plan(
         configs: of datasets; each belongs to the table that prints it.
         encoders: specs; the table's own if there are none.
         methods: names; the table's own if there are none.
-        views: a picture, instead of the config's; as many are drawn a run.
-        runs: instead of the config's.
     """
-    changes: dict[str, Any] = {"views": views, "sampled_views": views, "runs": runs}
-    changes = {key: value for key, value in changes.items() if value is not None}
     return [
-        Cell(table, replace(config, **changes), spec, tuple(methods or table.methods))
+        Cell(table, config, spec, tuple(methods or table.methods))
         for table in tables
         for config in configs
         if config.name in table.pictures

@@ -129,9 +129,10 @@ def provenance(outcome: Outcome, command: str) -> list[str]:
     contents = [content for _, content in outcome.done]
     encoders = dict.fromkeys(f"{c['encoder']['name']} (weights {c['encoder']['fingerprint']})" for c in contents)
     views = dict.fromkeys(
-        f"{c['views']['count']} views of {c['views']['crop_scale'][0]} to {c['views']['crop_scale'][1]} of the shorter "
-        f"side, {c['views']['sampled']} drawn in each of {c['views']['runs']} runs"
+        f"{row['method']}: {row['saw']['views']}"
+        + (f", {c['views']['sampled']} resampled in each of {len(row['runs'])} runs" if "runs" in row else "")
         for c in contents
+        for row in c["results"]
     )
     scales = dict.fromkeys(f"image {c['scales']['image']}, text {c['scales']['text']}" for c in contents)
     texts = dict.fromkeys(f"{c['dataset']['name']}: {' and '.join(c['descriptions'])}" for c in contents)
@@ -142,7 +143,7 @@ def provenance(outcome: Outcome, command: str) -> list[str]:
         f"encoders: {'; '.join(encoders)}",
         f"views: {'; '.join(views)}; scales: {'; '.join(scales)}",
         f"descriptions: {'; '.join(texts)}",
-        f"datasets: {'; '.join(data)}; class names as published",
+        f"datasets: {'; '.join(data)}; class names: {contents[0]['made_of']['names']}",
         f"seed: {contents[0]['seed']}; form of the score: {contents[0]['results'][0]['form']}",
         f"command: {command}",
     ]

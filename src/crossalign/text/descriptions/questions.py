@@ -7,7 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from crossalign.text.descriptions import Style, normalise_name
+from crossalign.text.descriptions import Style
+from crossalign.text.names import mentions, normalise_name
 
 INSTRUCTION = """\
 You describe what classes of pictures look like, so that a vision-language model can tell them apart. For the class that \
@@ -113,40 +114,9 @@ class Order:
         if not fewest <= words <= most:
             return f"it has {words} words, not {fewest} to {most}"
         if self.style == "sentences":
-            return None if mentions(text, name) else "it does not name the class"
-        if mentions(text, name):
+            return None if mentions(text, [name]) else "it does not name the class"
+        if mentions(text, [name]):
             return "it names the class"
         if text.split()[0].lower() in ("is", "are", "it", "they", "this", "these", "can", "may", "often", "usually"):
             return 'it does not complete "which has ..."'
         return None
-
-
-_COMMON_WORDS = (
-    "a an the i am is are be been was it its in on at to of or and as by do go he she we you me my no so up us if this that "
-    "they them his her our one with for from not but has have can may will who what how all any some"
-)
-"""Words that stand in sentences of any class."""
-
-
-def mentions(text: str, name: str) -> bool:
-    """Tell whether a class name stands in a text, in the singular or plural and whatever its case and hyphens.
-
-    What a name has in parentheses to tell it from another ("crane (bird)") is not looked for. A name that is a single letter
-    or a common word of English ("A", "I", "It") is found only in its own case, and neither as a word of the sentence nor
-    at its beginning: in "A thumb rests beside a fist." no class A is named, but in "The letter A is a fist." it is.
-    """
-    plain = normalise_name(re.sub(r"\([^)]*\)", " ", name)) or normalise_name(name)
-    if not plain:
-        return name.casefold() in text.casefold()
-    if (len(plain) == 1 and plain.isalpha()) or plain in _COMMON_WORDS.split():
-        return _stands_out(text, " ".join(re.sub(r"\([^)]*\)", " ", name).split()))
-    return re.search(rf"\b{re.escape(plain)}(?:s|es)?\b", normalise_name(text)) is not None
-
-
-def _stands_out(text: str, name: str) -> bool:
-    """Tell whether a short name stands in a text as a name, not as an ordinary word."""
-    word = re.escape(name)
-    if re.search(rf"""["'“‘`]{word}["'”’`]|\b(?:letter|sign|symbol|word|class|shape)s? {word}\b""", text):
-        return True
-    # A capital in the middle of a sentence; one at its beginning is any word's.
-    return name != name.lower() and re.search(rf"(?<![.!?:])(?<=\S)\s+(?:\W*){word}(?!\w)", text) is not None
