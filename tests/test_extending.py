@@ -199,7 +199,7 @@ class TestInThisProcess:
 
     @pytest.mark.filterwarnings("ignore::UserWarning")
     def test_backends_are_listed(self):
-        assert backends() == ["builtin", "open_clip", "paint"]
+        assert backends() == ["builtin", "open_clip", "transformers", "paint"]
         with pytest.raises(InputError, match="encoder 'point' names no known backend; known are builtin, open_clip, paint"):
             load_encoder("point", "cpu")
 

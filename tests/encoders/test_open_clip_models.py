@@ -4,6 +4,7 @@ import json
 import os
 import warnings
 import zipfile
+from functools import partial
 
 import open_clip
 import pytest
@@ -12,10 +13,13 @@ from huggingface_hub import constants
 from open_clip import factory
 from safetensors.torch import save_file
 
-from crossalign.encoders import _open_clip_models, describe, load_encoder
+from crossalign import encoders
+from crossalign.encoders import _open_clip_models, describe
 from crossalign.encoders._checkpoints import read_weights
 from crossalign.encoders._open_clip_models import Source, build, parse
 from crossalign.errors import InputError
+
+load_encoder = partial(encoders.load_encoder, runtime="torch", precision="f32")
 
 ARCH = "ViT-S-32-alt"
 """Small, and without published weights: its config decides."""

@@ -286,7 +286,7 @@ def _made_of(kept: KeptSet) -> str:
     """Put a set's key in one line."""
     if kept.key is None:
         files = (file.name for file in kept.files() if not kept.half_written(file))
-        shown = [name for name in files if name.endswith((".xml", ".bin"))]
+        shown = [name for name in files if name.endswith((".xml", ".bin", "measured.json"))]
         return ", ".join(shown) if shown else "unknown" if kept.shards.numbers() else "checks of runtimes"
     left_out = ("kind", "version", "shard_images", "dtype")
     return ", ".join(f"{name} {_value(value)}" for name, value in kept.key.items() if name not in left_out)
