@@ -177,7 +177,9 @@ class TestInThisProcess:
         assert len(said) == 2
         assert said[0].startswith("method 'late' of package bad-extensions cannot be used (ModuleNotFoundError: No module")
         assert said[0].endswith("update or uninstall that package")
-        assert said[1].startswith("package bad-extensions adds a method called 'wca', but crossalign has one of that name and uses its own")
+        assert said[1].startswith(
+            "package bad-extensions adds a method called 'wca', but crossalign has one of that name and uses its own"
+        )
 
     @pytest.mark.filterwarnings("ignore::UserWarning")
     def test_all_takes_in_what_packages_add(self):

@@ -18,7 +18,7 @@ from crossalign import __version__
 from crossalign.classifier import Classification, Classifier, Prediction
 from crossalign.evaluation.evaluate import Evaluation
 from crossalign.evaluation.statistics import wilson_interval
-from crossalign.evaluation.tables import TOGETHER, sentences
+from crossalign.evaluation.tables import TRANSDUCTIVE_NOTE, sentences
 from crossalign.explanation import Explanation
 from crossalign.images.decoding import ImageLike, read_image
 from crossalign.text.descriptions import normalise_name
@@ -123,7 +123,7 @@ def methods_report(done: Evaluation) -> str:
         classes=classes,
         sentences=sentences(result),
         together=result.get("transductive", []),
-        transductive_note=TOGETHER,
+        transductive_note=TRANSDUCTIVE_NOTE,
     )
 
 
