@@ -15,7 +15,7 @@ from crossalign.errors import InputError
 
 if TYPE_CHECKING:
     from crossalign.classifier import Classification, Classifier
-    from crossalign.reports.html import ReportedPicture
+    from crossalign.reports.html import ReportedImage
 
 FEW = 16
 """Pictures below which another runtime would take longer to start than it saves."""
@@ -148,7 +148,7 @@ def _label_here(
         check_explainable(classify.method)
     if file is not None:
         return len(pictures), label_into(file, classify, pictures, top_k)
-    rows: list[ReportedPicture] | None = None if page is None else []
+    rows: list[ReportedImage] | None = None if page is None else []
     failed = _print(_found(classify, pictures, top_k, rows), len(pictures), show)
     if page is not None and rows is not None:
         _write_report(page, classify, rows)
@@ -181,17 +181,17 @@ def _is_many(path: str) -> bool:
 
 
 def _found(
-    classify: Classifier, pictures: Sequence[str], top_k: int, rows: list[ReportedPicture] | None
+    classify: Classifier, pictures: Sequence[str], top_k: int, rows: list[ReportedImage] | None
 ) -> Iterator[Classification]:
     """Classify pictures, and keep what the report shows of each if there is to be one."""
     for image, features in classify.encode(pictures):
         found = classify.result(image, features, top_k)
         if rows is not None:
             from crossalign.explanation import explain
-            from crossalign.reports.html import reported_picture
+            from crossalign.reports.html import reported_image
 
             why = None if isinstance(features, InputError) else explain(classify, image, 2, features=features)
-            rows.append(reported_picture(image, found, why))
+            rows.append(reported_image(image, found, why))
         yield found
 
 
@@ -211,11 +211,11 @@ def _print(results: Iterable[Classification], total: int, show: Callable[[Iterab
     return failed
 
 
-def _write_report(page: Path, classify: Classifier, rows: Sequence[ReportedPicture]) -> None:
-    from crossalign.reports.html import pictures_report
+def _write_report(page: Path, classify: Classifier, rows: Sequence[ReportedImage]) -> None:
+    from crossalign.reports.html import images_report
     from crossalign.store.files import write_whole
 
-    write_whole(page, pictures_report(classify, rows).encode("utf-8", "backslashreplace"))
+    write_whole(page, images_report(classify, rows).encode("utf-8", "backslashreplace"))
     click.echo(f"report: {page}", err=True)
 
 
