@@ -40,7 +40,7 @@ from torch import Tensor
 from crossalign.classifier import Classifier
 from crossalign.distributed import Cluster, Workers
 from crossalign.distributed._sources import find_files
-from crossalign.distributed.labels import PartFolder, label_pictures
+from crossalign.distributed.labels import PartFolder, label_images
 from crossalign.encoders import load_encoder
 from crossalign.encoders._runtime import EXAMPLES
 from crossalign.images.crops import Preprocessing, ViewRecipe, cut_views
@@ -159,7 +159,7 @@ def seconds_a_task(cluster: Cluster, tasks: int = 2000) -> float:
 
 def simulate(cluster: Cluster, classify: Classifier, tables: Path, output: Path, records: int) -> float:
     """Label all records, and give the seconds."""
-    seconds = timed(lambda: label_pictures(cluster, classify, [str(tables)], str(output)))
+    seconds = timed(lambda: label_images(cluster, classify, [str(tables)], str(output)))
     assert PartFolder(str(output)).count() == (records, 0)
     return seconds
 

@@ -158,7 +158,7 @@ def test_a_worker_says_what_is_wrong(photos, builtin, tmp_path):
     identity = (builtin.fingerprint, "")
     worker = _Encode(LoadOfWorker(lambda: builtin, identity, Workers()), shards, recipe)
     whole = ShardWork(0, ((photos / "few" / "animal" / "000.jpg", 0),))
-    assert worker({"task": [whole]}) == {"shards": [0], "pictures": 1, "error": ""}
+    assert worker({"task": [whole]}) == {"shards": [0], "images": 1, "error": ""}
     answer = worker({"task": [whole, ShardWork(1, ((tmp_path / "a.jpg", 1),))]})
     assert f"picture {str(tmp_path / 'a.jpg')!r} cannot be read" in answer["error"]
     other = _Encode(LoadOfWorker(lambda: builtin, ("f" * 32, "openvino-f32"), Workers()), shards, recipe)
@@ -172,7 +172,7 @@ def test_a_store_that_only_workers_see_is_told(tmp_path, monkeypatch):
     monkeypatch.setattr("crossalign.distributed.SHARED_WITHIN", 0.0)
     (tmp_path / "there").touch()
     _check_shared(tmp_path / "there")
-    with pytest.raises(InputError, match="it is not to be seen here; give a --store that all machines share"):
+    with pytest.raises(InputError, match="this machine does not see it; use a store folder that all machines share"):
         _check_shared(tmp_path / "elsewhere")
 
 
@@ -317,7 +317,7 @@ def wait_until(condition):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--port", "0"], "Ray Serve runs on this cluster already, at 127.0.0.1, port"),
+        (["--port", "0"], "Ray Serve runs on this cluster already, but not at '127.0.0.1', port 0; use its host and port"),
         (["--model", "some-llm"], "belongs to the page"),
     ],
 )

@@ -165,7 +165,7 @@ def _label_on_cluster(
 ) -> tuple[int, int]:
     """Label pictures on a Ray cluster; give how many there are, and how many could not be read."""
     from crossalign.classifier import Classifier
-    from crossalign.distributed.labels import label_pictures
+    from crossalign.distributed.labels import label_images
 
     # What is no list, pattern or folder of this machine's may be an address that only workers reach.
     files = [file for path in paths for file in (common.find_pictures([path]) if _is_many(path) else [path])]
@@ -173,7 +173,7 @@ def _label_on_cluster(
     encoder = common.load_encoder(settings.pop("encoder"), clusters.for_driver(options))
     classify = Classifier(names, encoder=encoder, **settings)
     with clusters.joined(options, encoder) as cluster:
-        return label_pictures(cluster, classify, files, output, top_k, common.progress_bar)
+        return label_images(cluster, classify, files, output, top_k, common.progress_bar)
 
 
 def _is_many(path: str) -> bool:
