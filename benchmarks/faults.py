@@ -74,11 +74,11 @@ def interrupted(bench: Bench, name: str) -> Outcome:
             bench.same(name, folder)
         else:
             check(done.code == 130, f"it ended with {done.code}: {done.err}")
-            check(done.err.count("interrupted; ") == 1 and " to go on\n" in done.err, f"it does not say how: {done.err}")
+            check(done.err.count("interrupted; ") == 1 and " to resume\n" in done.err, f"it does not say how: {done.err}")
             check(done.seconds < 2, f"it took {done.seconds:.1f} s")
             seconds.append(done.seconds)
         bench.goes_on(name, folder)
-    return f"Ctrl+C, {len(seconds) - 1} times", f"130 and how to go on, within {max(seconds):.1f} s; {SAME}"
+    return f"Ctrl+C, {len(seconds) - 1} times", f"130 and how to resume, within {max(seconds):.1f} s; {SAME}"
 
 
 def full_disk(bench: Bench, name: str) -> Outcome:

@@ -138,7 +138,7 @@ def test_labels_are_the_same_though_the_driver_was_killed(nodes, photos, environ
     ("options", "words"),
     [
         (("--executor", "ray", "--ray-address", "127.0.0.1:1"), "there is no Ray cluster at '127.0.0.1:1'"),
-        (("--workers", "3"), "--workers 3 belongs to --executor ray"),
+        (("--workers", "3"), "--workers 3 needs --executor ray"),
     ],
 )
 def test_without_a_cluster_it_says_so(photos, options, words):
@@ -335,4 +335,4 @@ def test_without_ray_it_says_what_to_install(environment):
     assert done.returncode == 2
     assert "pip install 'crossalign[ray,serve]'" in done.stderr
     done = subprocess.run([SCRIPT, "serve", "--workers", "2"], env=environment, capture_output=True, text=True, timeout=60)
-    assert (done.returncode, "--workers 2 belongs to --executor ray" in done.stderr) == (2, True)
+    assert (done.returncode, "--workers 2 needs --executor ray" in done.stderr) == (2, True)
