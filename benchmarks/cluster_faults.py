@@ -174,7 +174,7 @@ def main() -> None:
             rows = [row for job in ("features", "labels") for row in faults_of(job, nodes, root, options.rounds, moments)]
         finally:
             nodes.end()
-    headers = ["job", "killed", "times", "while so much was done", "outcome", "verdict"]
+    headers = ["job", "killed", "times", "share done when killed", "outcome", "verdict"]
     print(tabulate(rows, headers, tablefmt="github" if options.markdown else "simple", disable_numparse=True))
     sys.exit(any(row[-1] == "FAILED" for row in rows))
 

@@ -31,7 +31,7 @@ from fault_bench import Bench, NotHere, check, ended, language_server, read_only
 Outcome = tuple[str, str]
 """What was done, and how it ended; what must not be is an AssertionError."""
 
-SAME = "all went on to the same bytes"
+SAME = "all resumed to the same bytes"
 TEN_YEARS = 10 * 365 * 86400
 GARBAGE = (b"[" * 100_000, b'{"schema": 1, "key": ' * 50_000, b"\xff\0 garbage", b"null", b"")
 
@@ -54,7 +54,7 @@ def killed(bench: Bench, name: str) -> Outcome:
         if job.found(folder) == reference.results:
             fell["after the last result"] += 1
         else:
-            fell["amid the work" if any(folder.glob(job.kept)) else "before anything was kept"] += 1
+            fell["during the work" if any(folder.glob(job.kept)) else "before anything was saved"] += 1
         bench.goes_on(name, folder)
     moments = " ".join(f"{100 * share:.0f}" for share in shares)
     when = ", ".join(f"{count} {when}" for when, count in sorted(fell.items()))
@@ -161,7 +161,7 @@ def clock_set_back(bench: Bench) -> Outcome:
     check(_files(folder) == before, "`store gc` removed files from the future")
     return (
         "store and photos dated ten years ahead, a shard missing",
-        "the same bytes, the others kept; `store gc` removes nothing",
+        "the same bytes, the other shards unchanged; `store gc` removes nothing",
     )
 
 
@@ -184,7 +184,7 @@ def flipped_bits(bench: Bench) -> Outcome:
     flipped = ", ".join(f"{number} in the {where}" for where, number in sorted(count.items()))
     return (
         f"a bit in each of {sum(count.values())} shards: {flipped}",
-        "`store verify` names each; made again to the same bytes",
+        "`store verify` prints each; encoded again with the same bytes",
     )
 
 
@@ -215,8 +215,8 @@ def broken_manifests(bench: Bench) -> Outcome:
     done = bench.goes_on("extraction", folder)
     check("; 0 images encoded now" in done.err, f"whole shards were not found: {done.err}")
     return (
-        "cut short, nested 100,000 deep (two ways), garbage, null, empty",
-        "made again to the same bytes, every shard kept",
+        "truncated, nested 100,000 deep (two ways), garbage, null, empty",
+        "written again with the same bytes, all shards kept",
     )
 
 
@@ -246,7 +246,7 @@ def broken_answers(bench: Bench) -> Outcome:
             said = bench.run(*bench.jobs["describe"].words(folder)).sentence
             check("; remove it" in said and (folder / file).read_bytes() == content + b"\n", f"changed, or said was: {said}")
             (folder / file).unlink()
-    return "as above, for the output and for the answers kept so far", "2, ... is damaged; remove it to begin anew"
+    return "as above, for the output and for the saved answers", "2, ... is damaged; remove it to begin anew"
 
 
 def _reason(said: str) -> str:

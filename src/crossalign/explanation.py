@@ -95,8 +95,8 @@ class Explanation:
     Attributes:
         method, form: method and form of the score.
         size: (width, height) of the image in pixels, after its EXIF rotation.
-        boxes: (M, 4) left, top, right and bottom of each view in pixels; one box, the whole image, for a method that uses the
-            global view alone.
+        boxes: (M, 4) left, top, right and bottom of each view in pixels; one box, the whole image, for a method that
+            uses the global view alone.
         view_weights: (M,) weights that sum to one.
         classes: the evidence for each of the best labels, best first.
     """
@@ -128,10 +128,10 @@ class Explanation:
     def heat_map(self, label_index: int = 0, against: int | None = 1, shape: tuple[int, int] | None = None) -> Array:
         """Map of the evidence: the average contribution of the views that cover each place of the image.
 
-        A view covers its box with bilinear weights: 1 at the centre, 0 at the edges. Each place gets the weighted mean of the
-        contributions of its views, so places under many views do not get higher values. The mean includes one more view, with
-        weight 1 everywhere and the average contribution, so that the edge of a single box counts less than many views that
-        agree. The map is smooth, and zero where there is no view.
+        A view covers its box with bilinear weights: 1 at the centre, 0 at the edges. Each place gets the weighted mean of
+        the contributions of its views, so places under many views do not get higher values. The mean includes one more
+        view, with weight 1 everywhere and the average contribution, so that the edge of a single box counts less than many
+        views that agree. The map is smooth, and zero where there is no view.
 
         Args:
             label_index: the class, counted from the best.
@@ -262,7 +262,7 @@ def explain_both(
 
 
 def _evidence(classify: Classifier, prediction: Prediction, views: Tensor, view_weights: Array) -> ClassEvidence:
-    """Split the score of one class; for the form "released", the view weights are divided by the norm of the pooled views."""
+    """Split the score of one class; for the form "released", `view_weights` are divided by the norm of the pooled views."""
     texts, index = classify.texts, classify.labels.index(prediction.label)
     start = int(texts.counts[:index].sum())
     rows = slice(start, start + int(texts.counts[index]))

@@ -172,7 +172,7 @@ def test_a_store_that_only_workers_see_is_told(tmp_path, monkeypatch):
     monkeypatch.setattr("crossalign.distributed.SHARED_WITHIN", 0.0)
     (tmp_path / "there").touch()
     _check_shared(tmp_path / "there")
-    with pytest.raises(InputError, match="this machine does not see it; use a store folder that all machines share"):
+    with pytest.raises(InputError, match="this machine does not see it; use a store that all machines share"):
         _check_shared(tmp_path / "elsewhere")
 
 

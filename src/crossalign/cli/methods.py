@@ -13,8 +13,8 @@ def command() -> None:
     The column "sees": "image" is the global view alone; "views" are the local views; "views+image" are the global view and
     the local views; "set" means that all images of a dataset are classified together, by `evaluate` only.
 
-    The options have the values of the papers. To change them, write them after the method's name, as in the example. If other
-    packages add methods, a column shows the package; see docs/extending.md.
+    The options have the values of the papers. To change them, write them after the method's name, as in the example. If
+    other packages add methods, a column shows the package; see docs/extending.md.
 
     \b
     Examples:

@@ -278,6 +278,6 @@ def _check_shared(shard: Path) -> None:
     while not shard.is_file():
         if time.monotonic() > deadline:
             raise InputError(
-                f"a worker wrote {str(shard)!r}, but this machine does not see it; use a store folder that all machines share"
+                f"a worker wrote {str(shard)!r}, but this machine does not see it; use a store that all machines share"
             )
         time.sleep(0.5)

@@ -178,8 +178,8 @@ def _start(host: str, port: int, reach: str) -> int:
     if serve.status().proxies:
         if not _serve_listens(reach, port):
             raise InputError(
-                f"Ray Serve runs on this cluster already, but not at {host!r}, port {port}; use its host and port, or end it "
-                "with `serve shutdown`"
+                f"Ray Serve runs on this cluster already, but not at {host!r}, port {port}; use its host and port, or end "
+                "it with `serve shutdown`"
             )
         return port
     try:

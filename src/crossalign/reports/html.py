@@ -97,7 +97,7 @@ def reported_image(image: ImageLike, result: Classification, explanation: Explan
 
 
 def images_report(classify: Classifier, rows: Sequence[ReportedImage]) -> str:
-    """Lay out images and their labels as HTML; with accuracy and confusions if every file is in a folder named as a label."""
+    """Lay out images and labels as HTML; with accuracy and confusions if every file is in a folder named as a label."""
     rows = _with_truth(rows, classify.labels)
     counts = Counter(row.label for row in rows if row.label is not None)
     return _render(
