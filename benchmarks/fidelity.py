@@ -4,21 +4,23 @@
     python benchmarks/fidelity.py --oracles ../shared/data/oracles \\
         --released ../shared/data/released --descriptions ../shared/data/descriptions --output docs/fidelity.md
 
-An oracle folder holds cliplike/, edge/ and boxes/, as tests/oracles does: numbers that the programs gave on made-up
-inputs. A folder of released prompts holds DATASET.json, {"prompts": {row: [[class name, [prompt, ...]], ...]}}, of WCA's
-program. The exit code is 1 if anything differs by more than its tolerance.
+An oracle folder holds cliplike/, edge/, boxes/ and prompts/, as tests/oracles does: numbers and strings that the programs
+gave on made-up inputs. A folder of released prompts holds DATASET.json of WCA's program,
+{"prompts": {row: [[class name, [prompt, ...]], ...]}}. The exit code is 1 if anything differs by more than its tolerance.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from safetensors.numpy import load_file
 from tabulate import tabulate
 
@@ -28,6 +30,8 @@ from crossalign.evaluation.reproduction.sources import released_prompts
 from crossalign.images.crops import distinct
 from crossalign.methods.registry import METHODS
 from crossalign.text import prompts
+from crossalign.text.phrasing import descriptor_sentence
+from crossalign.text.waffle import Noise, characters_of, waffle_prompts
 
 ORACLES = Path(__file__).parents[1] / "tests" / "oracles"
 
@@ -61,17 +65,15 @@ def main() -> None:
         parser.error("--released and --descriptions belong together; give both")
     numbers = oracles.compare(options.oracles)
     boxes = list(compare_boxes(options.oracles / "boxes"))
-    strings = []
-    if options.released:
-        files = sorted(options.released.glob("*.json"))
-        strings = [row for file in files for row in compare_prompts(file, options.descriptions)]
+    strings = list(compare_made_up_prompts(options.oracles / "prompts"))
+    for file in sorted(options.released.glob("*.json")) if options.released else ():
+        strings += compare_prompts(file, options.descriptions)
     tables = "\n\n".join(filter(None, [oracles.table(numbers), box_table(boxes), string_table(strings)]))
     print(tables)
     if options.output:
         put_between_markers(options.output, tables)
-    wrong = [row for row in numbers if not row.ok] or [case for case, same in boxes if not same]
-    if wrong or any(row.equal < row.total for row in strings):
-        sys.exit(1)
+    equal = all(row.ok for row in numbers) and all(same for _, same in boxes)
+    sys.exit(0 if equal and all(row.equal == row.total for row in strings) else 1)
 
 
 def compare_boxes(folder: Path) -> Iterator[tuple[str, bool]]:
@@ -83,6 +85,24 @@ def compare_boxes(folder: Path) -> Iterator[tuple[str, bool]]:
         most = max(settings["max_queue_len"], 2)
         chosen = distinct(tensors[f"{case}/boxes"], settings["threshold"], most)
         yield case, chosen.tolist() == tensors[f"{case}/kept"].tolist()
+
+
+def compare_made_up_prompts(folder: Path) -> Iterator[Strings]:
+    """Compare the strings of DCLIP's and WaffleCLIP's programs for made-up names, descriptors and words."""
+    dclip = json.loads((folder / "dclip.json").read_text(encoding="utf-8"))
+    for setting, end in (("default", ""), ("imagenet", ".")):
+        # The program gives a class without descriptors an empty one.
+        described = {name: texts or [""] for name, texts in dclip["inputs"]["descriptors"].items()}
+        ours = [[descriptor_sentence(name, text, end=end) for text in texts] for name, texts in described.items()]
+        yield compare_strings(f"made up, {setting}", "clip-d", ours, [dclip["outputs"][setting][name] for name in described])
+    noise = json.loads((folder / "waffle.json").read_text(encoding="utf-8"))
+    descriptors = noise["inputs"]["descriptors"]
+    texts = [text for of_class in descriptors.values() for text in of_class]
+    like = Noise.like(tuple(descriptors), noise["inputs"]["word_list"], characters_of(texts))
+    for run in (name for name in noise["outputs"] if re.match(r"(waffle|wca_construct_random)/seed\d+$", name)):
+        generator = np.random.RandomState(int(run.partition("/seed")[2]))
+        ours = waffle_prompts(tuple(descriptors), like, generator)
+        yield compare_strings(f"made up, {run}", "waffle", ours, list(noise["outputs"][run].values()))
 
 
 def compare_prompts(file: Path, descriptions: Path) -> Iterator[Strings]:

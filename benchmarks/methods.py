@@ -45,7 +45,7 @@ SETS = {
 }
 HEAD = """# Methods
 
-Made by `python benchmarks/methods.py --data DATA --output docs/methods.md` with the embedded encoder (`builtin`, torch in
+Made by `python benchmarks/methods.py --data DATA --output docs/methods.md` with the embedded encoder (`builtin`, OpenVINO in
 float32), which is no CLIP; CLIP's weights could not be reached where this was run, so these tables say nothing of how the
 methods compare with CLIP. Configs, bundled descriptions and options are the defaults; nothing was tuned on these pictures.
 Intervals are 95 %: Wilson's for an accuracy, bootstrap over pictures for a difference. p is of the exact McNemar test after
@@ -74,7 +74,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True)
     options = parser.parse_args()
-    encoder = load_encoder("builtin", "cpu")
+    encoder = load_encoder("builtin", "cpu", runtime="openvino")
     parts = [HEAD, *(section(options.data / folder, *about, encoder) for folder, about in SETS.items())]
     parts.append(transductive(options.data, encoder))
     options.output.write_text("\n".join(parts), encoding="utf-8")

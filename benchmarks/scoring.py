@@ -76,7 +76,7 @@ def with_texts(names: Sequence[str], classes: int, width: int) -> list[tuple[Met
     def encode(texts: object) -> Tensor:
         return F.normalize(torch.randn(len(texts), width, generator=generator), dim=-1)  # type: ignore[arg-type]
 
-    return [(method, text_features_of(method, inputs, encode)) for method in pick_methods(names)]
+    return [(method, text_features_of(method, inputs, encode)) for method in pick_methods(names) if method.single_image]
 
 
 def seconds_by_step(work: Callable[[], object]) -> dict[str, float]:
@@ -122,8 +122,8 @@ def main() -> None:
     size = f"{options.images} x {1 + options.views} x {options.width}, {options.classes} classes, {options.runs} runs"
     print(f"{size}, {len(methods)} methods, {options.workers} threads")
     print(f"{seconds:.1f} s, {gigabytes / seconds:.2f} GB/s of {gigabytes:.2f} GB, at most {peak:.2f} GiB of memory\n")
-    rows = [[step, f"{100 * of_step / sum(shares.values()):.0f} %"] for step, of_step in shares.items()]
-    print(tabulate(rows, ["step", "share of the work"], tablefmt="github"))
+    steps = [[step, f"{100 * of_step / sum(shares.values()):.0f} %"] for step, of_step in shares.items()]
+    print(tabulate(steps, ["step", "share of the work"], tablefmt="github"))
 
 
 if __name__ == "__main__":

@@ -21,12 +21,13 @@ import skimage
 from PIL import Image, ImageOps, features
 
 UNREADABLE = r"cannot be read \(.+\); replace it or leave it out$"
-NO_PICTURE = r"cannot be read \(its content is no(ne of [A-Z, ]+| picture)\); replace it or leave it out$"
+NO_PICTURE = r"cannot be read \(its content is no(ne of [A-Z, ]+| image)\); replace it or leave it out$"
 NO_HEIC = r"cannot be read \(its content is HEIC\); run `pip install pillow-heif`, or leave it out$"
+NO_RANGE = r"cannot be read \(its values are from -[\d.]+ to [-\d.]+, which is no range of grey\); save it with .+"
 TOO_LARGE = r"cannot be read \(.*pixels.*\); (shrink|replace) it or leave it out$"
 TOO_LONG = r"is \d+ x \d+ pixels, more than 32 times longer; cut it$"
 MISSING = r"does not exist; check the path$"
-FOLDER = r"is a folder, not a picture; give the pictures in it$"
+FOLDER = r"is a folder, not an image; give the images in it$"
 SPECIAL = r"is no regular file; save it as one$"
 LABEL = ""
 """The verdict of a picture that gets a label."""
@@ -123,9 +124,12 @@ def _modes() -> Iterator[Case]:
     yield Case("1-bit TIFF", b"bit.tif", saved(rgb.convert("1"), "TIFF", compression="group4"))
     yield Case("float TIFF", b"float.tif", saved(Image.fromarray(grey.astype(np.float32) / 255), "TIFF"))
     holes = np.where(grey > 200, np.nan, grey.astype(np.float32) / 255).astype(np.float32)
-    holes[0, :3] = np.inf, -np.inf, -1
+    holes[0, :2] = np.inf, -np.inf
     yield Case("float TIFF with NaN and infinities", b"nan.tif", saved(Image.fromarray(holes), "TIFF"))
-    yield Case("32-bit TIFF with negative numbers", b"int.tif", saved(Image.fromarray(grey.astype(np.int32) - 99), "TIFF"))
+    yield Case("float TIFF below 0", b"below.tif", saved(Image.fromarray(grey / np.float32(255) - 1), "TIFF"), NO_RANGE)
+    yield Case(
+        "32-bit TIFF with negative numbers", b"int.tif", saved(Image.fromarray(grey.astype(np.int32) - 99), "TIFF"), NO_RANGE
+    )
     yield Case("LAB TIFF", b"lab.tif", saved(rgb.convert("LAB"), "TIFF"))
     yield Case("CMYK TIFF", b"cmyk.tif", saved(rgb.convert("CMYK"), "TIFF", compression="tiff_lzw"))
     yield Case("GIF", b"plain.gif", saved(rgb, "GIF"))

@@ -6,22 +6,24 @@ import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from math import ceil
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor
 
 from crossalign.datasets.configs import load_config
 from crossalign.encoders import Encoder, load_encoder
+from crossalign.encoders._processes import SentEncoder, prepare_process, prepare_torch
 from crossalign.errors import InputError
 from crossalign.features.adaptive import Rounds, encode_until_settled, settled
-from crossalign.features.pipeline import AHEAD, encode_views, ordered_map, text_features
+from crossalign.features.pipeline import AHEAD, Progress, encode_views, ordered_map, silent, text_features
 from crossalign.images.crops import ViewRecipe, cut_views
-from crossalign.images.decoding import Fetched, ImageLike, read_image
+from crossalign.images.decoding import read_image
+from crossalign.images.inputs import ImageLike, is_single, name_of
 from crossalign.methods.alignment import FORMS, Form
 from crossalign.methods.method import Method, ScoreConfig, WeightedMean
 from crossalign.methods.registry import pick_method
@@ -34,6 +36,7 @@ from crossalign.text.descriptions import (
     load_descriptions,
     parse_descriptions,
 )
+from crossalign.text.labels import check_labels
 from crossalign.text.prompts import prompt_inputs
 
 Boxes = np.ndarray[Any, np.dtype[np.int64]]
@@ -118,6 +121,7 @@ class Classifier:
         precision: str | None = None,
         num_workers: int = 2,
         store: Store | None = None,
+        progress: Progress = silent,
     ):
         """Encode the labels once; pictures come later.
 
@@ -140,12 +144,14 @@ class Classifier:
                 more than a few pictures.
             num_workers: threads that decode and cut.
             store: keeps the labels' features between runs, if given.
+            progress: shown while the texts of many labels are encoded.
 
         Raises:
             InputError: fewer than two labels, repeated or empty ones, one without descriptions, an unknown method, or a bad
                 encoder, seed or crop scale.
         """
-        self.labels = tuple(_checked(labels))
+        prepare_torch()
+        self.labels = tuple(check_labels(labels))
         config = load_config("folder")
         self.method = pick_method(method)
         if form not in FORMS:
@@ -162,6 +168,7 @@ class Classifier:
             encoder = load_encoder(encoder, device, runtime=runtime, precision=precision)
         self.encoder = encoder
         self.score_config = ScoreConfig(config.image_scale, config.text_scale, form, encoder.logit_scale)
+        self._loaded_in = os.getpid()
         # Twice what the smallest view needs, so that resizing has enough to smooth over.
         smallest = self.recipe.crop_scale[0] if self.method.uses_views else 1.0
         self._shortest = ceil(2 * max(encoder.preprocessing.size) / smallest)
@@ -172,23 +179,41 @@ class Classifier:
             domain=domain,
             seed=seed,
         )
-        self.texts = text_features_of(
-            self.method, inputs, lambda texts: text_features(texts, self.encoder, store), self.score_config
-        )
+        encode = partial(text_features, encoder=encoder, store=store, progress=progress)
+        self.texts = text_features_of(self.method, inputs, encode, self.score_config)
+
+    def __copy__(self) -> Classifier:
+        """Copy it within this process, with the same encoder."""
+        other = object.__new__(type(self))
+        other.__dict__.update(self.__dict__)
+        return other
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Pickle the texts' features as they are, and how to load the encoder in place of it."""
+        state = self.__dict__.copy()
+        if "encoder" in state:
+            state["encoder"] = SentEncoder.of(self.encoder)
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Load the encoder where the classifier is unpickled."""
+        self.__dict__.update(state, _loaded_in=os.getpid())
+        if isinstance(state.get("encoder"), SentEncoder):
+            self.encoder = state["encoder"].load()
 
     def __call__(self, images: ImageLike | Iterable[ImageLike], top_k: int = 3) -> list[Classification]:
         """Classify pictures; one that cannot be read has an `error` and the others go on.
 
         Args:
-            images: paths, PIL images or arrays; or a single one.
+            images: an image or many: paths, bytes, open binary files, PIL images, arrays, tensors or rows of a dataset; see
+                `crossalign.images.inputs`.
             top_k: how many predictions each gets.
 
         Returns:
             One result a picture, in order.
         """
-        if isinstance(images, (str, os.PathLike, Image.Image, np.ndarray, Fetched)):
-            images = [images]
-        return list(self.stream(images, top_k))
+        given: Any = [images] if is_single(images) else images
+        return list(self.stream(given, top_k))
 
     def stream(self, images: Iterable[ImageLike], top_k: int = 3) -> Iterator[Classification]:
         """Classify pictures as they come, in bounded memory."""
@@ -199,7 +224,11 @@ class Classifier:
         """Yield each picture with the (1 + M, D) features of its views, or with the reason why it cannot be read.
 
         With adaptive views M is what the picture took.
+
+        Raises:
+            InputError: the encoder cannot be used in this process, which was forked.
         """
+        prepare_process(self.encoder, self._loaded_in)
         if self.rounds:
             yield from self._encode_adaptively(images, self.rounds)
             return
@@ -257,13 +286,14 @@ class Classifier:
 
     def result(self, image: ImageLike, features: Tensor | InputError, top_k: int = 3) -> Classification:
         """Turn what `encode` yields into a picture's classification."""
-        name = str(image) if isinstance(image, (str, os.PathLike, Fetched)) else None
+        name = name_of(image)
         if isinstance(features, InputError):
             return Classification(name, (), str(features))
         return Classification(name, self.rank(self.score(features[None])[0], top_k), views=len(features) - 1)
 
     def cut(self, image: Tensor) -> Tensor:
         """Cut a picture's views: (3, H, W) uint8 to (1 + M, 3, *size) uint8, the whole image first."""
+        prepare_process(self.encoder, self._loaded_in)
         return cut_views(image, self.recipe, self.encoder.preprocessing)
 
     def score(self, features: Tensor) -> Tensor:
@@ -289,20 +319,6 @@ def check_adaptive(method: Method) -> None:
             f"method {method.name} has no adaptive views, since its score is no weighted mean over local views; "
             "use wca or mean-views, or a number of views"
         )
-
-
-def _checked(labels: Sequence[str]) -> list[str]:
-    if isinstance(labels, str):
-        raise InputError(f"labels is the text {labels!r}; give a list of class names")
-    tidy = [" ".join(label.split()) for label in labels]
-    if "" in tidy:
-        raise InputError(f"label number {tidy.index('') + 1} is empty; remove it")
-    repeated = sorted({label for label in tidy if tidy.count(label) > 1})
-    if repeated:
-        raise InputError(f"labels must differ, but {', '.join(repeated)} stands more than once; remove the repeats")
-    if len(tidy) < 2:
-        raise InputError(f"{len(tidy)} label{'s' * (not tidy)} given, but classifying takes two or more; add some")
-    return tidy
 
 
 def _descriptions(

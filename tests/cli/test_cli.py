@@ -112,7 +112,7 @@ def test_classify_takes_a_list_a_pattern_and_a_labels_file(photos, tmp_path):
     [
         (["photo.jpg"], "give the labels either as --labels"),
         (["photo.jpg", "--labels", "a,b", "--labels-file", "f"], "give the labels either as --labels"),
-        (["photo.jpg", "--labels", "a\rb,c"], "--labels cannot be split at its commas"),
+        (["photo.jpg", "--labels", '"a"b,c'], "--labels cannot be split at its commas"),
         (["photo.jpg", "--labels-file", "none.txt"], "labels file 'none.txt' cannot be read"),
         (["photo.jpg", "--labels", "cat"], "1 label given, but classifying takes two or more"),
         (["photo.jpg", "--labels", "cat,cat,dog"], "cat stands more than once"),
@@ -147,8 +147,8 @@ def test_a_real_process_refuses_in_the_same_words(arguments):
 
 
 def test_an_empty_folder_and_no_input_say_so(tmp_path):
-    assert "holds no pictures" in fails("classify", tmp_path, "--labels", "a,b")
-    assert "no pictures were named" in fails("classify", "-", "--labels", "a,b", stdin="")
+    assert "holds no images" in fails("classify", tmp_path, "--labels", "a,b")
+    assert "no images were named" in fails("classify", "-", "--labels", "a,b", stdin="")
 
 
 @pytest.fixture(scope="module")
@@ -297,6 +297,14 @@ def test_lists_tell_what_there_is():
     assert "builtin" in encoders
     assert "open_clip:ViT-B-32/openai" in encoders
     assert "ViT-L-14" not in encoders
+    described = run("encoders", "builtin").stdout
+    for row in (
+        "activation   ReLU6, GELU",
+        "input        224 x 224 pixels, bicubic",
+        "logit scale  20",
+        "logit bias   none",
+    ):
+        assert row in described
     datasets = run("datasets").stdout
     for name in ("imagenet", "imagenetv2", "imagenet-r", "imagenet-sketch", "imagenet-a", "cub", "oxford_pet", "places365"):
         assert f"\n{name} " in datasets

@@ -116,13 +116,62 @@ def test_published_names_elsewhere_do_not_repeat(tmp_path):
     oxford_pet(tmp_path)
     dataset = load_dataset(load_config("oxford_pet"), tmp_path, names="published")
     assert [dataset.class_names[label] for label in dataset.labels][2] == "german shorthaired"
+    assert dataset.descriptor_names == dataset.class_names
+    assert load_dataset(load_config("oxford_pet"), tmp_path).descriptor_names == ()
 
 
-@pytest.mark.parametrize(("name", "tree"), [("folder", folder), ("imagenet", imagenet)])
-def test_published_names_are_refused_where_there_are_none(tmp_path, name, tree):
-    tree(tmp_path)
-    with pytest.raises(InputError, match=f"{name} has one list of class names; leave --class-names out"):
-        load_dataset(load_config(name), tmp_path, names="published")
+def test_imagenets_published_names_are_two_lists(tmp_path):
+    imagenet(tmp_path)
+    with pytest.warns(UserWarning, match="^2 class names of imagenet repeat others; these classes can never win$"):
+        dataset = load_dataset(load_config("imagenet"), tmp_path, names="published")
+    rows = (27, 638, 744, 836)
+    assert [dataset.class_names[row] for row in rows] == ["newt", "tights", "missile", "sunglasses"]
+    assert [dataset.descriptor_names[row] for row in rows] == ["eft", "maillot", "projectile", "sunglass"]
+    differ = [
+        row for row, both in enumerate(zip(dataset.class_names, dataset.descriptor_names, strict=True)) if len(set(both)) > 1
+    ]
+    assert tuple(differ) == rows
+
+
+def test_a_folders_own_names_are_all_its_names(tmp_path):
+    folder(tmp_path)
+    published, ours = (load_dataset(load_config("folder"), tmp_path, names=names) for names in ("published", "ours"))
+    assert published.class_names == ours.class_names
+
+
+def test_names_of_another_kind_are_refused(tmp_path):
+    with pytest.raises(InputError, match="names is 'tidy', but must be one of ours, published"):
+        load_dataset(load_config("dtd"), tmp_path, names="tidy")
+
+
+@pytest.mark.parametrize(
+    ("dataset", "key", "other"),
+    [
+        ("eurosat", "HerbaceousVegetation", "brushland or shrubland"),
+        ("eurosat", "Industrial", "industrial buildings or commercial buildings"),
+        ("eurosat", "Residential", "residential buildings or homes or apartments"),
+        ("eurosat", "SeaLake", "lake or sea"),
+        ("imagenet", "n01631663", "eft"),
+        ("imagenet", "n03710637", "maillot"),
+        ("imagenet", "n04008634", "missile"),
+        ("imagenet", "n04355933", "sunglasses"),
+        ("flowers102", "ball moss", "air plant"),
+        ("cub", "Cardinal", "Northern Cardinal"),
+        ("caltech101", "Faces", "face"),
+        ("places365", "arena/hockey", "arena"),
+    ],
+)
+def test_other_authors_names_are_aliases(dataset, key, other):
+    classes = class_list(dataset)
+    row = classes.keys.index(key)
+    assert classes.aliases[row][0] == key
+    assert classes.names[row] in classes.aliases[row]
+    assert other in classes.aliases[row]
+    assert classes.take([row]).aliases == classes.aliases[row : row + 1]
+
+
+def test_published_file_names_lead_to_the_dataset():
+    assert load_config("place365") == load_config("places365")
 
 
 def test_every_bundled_list_tells_its_classes_apart():

@@ -112,7 +112,7 @@ def test_an_empty_class_folder_is_named(tmp_path, name, tree, place):
     tree(tmp_path)
     shutil.rmtree(tmp_path / place, ignore_errors=True)
     write(tmp_path, f"{place}/Thumbs.db", "no picture")
-    with pytest.raises(InputError, match=f"class folder '.*{place}' holds no pictures; fill or remove it"):
+    with pytest.raises(InputError, match=f"class folder '.*{place}' holds no images; fill or remove it"):
         load_dataset(load_config(name), tmp_path)
 
 
@@ -172,9 +172,10 @@ def test_a_damaged_list_is_an_input_error(tmp_path, name, tree, file, damage):
         (["a.jpg,cat,7"], "line 1 of .* is 'a.jpg,cat,7'"),
         (["a.jpg,cat", "b.jpg, "], "line 2 of .* is 'b.jpg,'"),
         (["path,label", ",cat"], "line 2 of .* is ',cat'"),
-        (["a.jpg;cat"], "line 1 of .* is 'a.jpg;cat'"),
-        (["path,label"], "holds no pictures of folder"),
-        ([], "holds no pictures of folder"),
+        (["a.jpg cat"], "line 1 of .* is 'a.jpg cat'"),
+        (["path;label", "a.jpg;cat;7"], "line 2 of .* is 'a.jpg,cat,7'"),
+        (["path,label"], "holds no images of folder"),
+        ([], "holds no images of folder"),
         (['a.jpg,"cat', "b.jpg,dog"], "is not the tree of folder .unexpected end of data"),
     ],
 )

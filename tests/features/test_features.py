@@ -255,7 +255,7 @@ def test_a_broken_picture_is_named_and_finished_shards_stay(folder, builtin, ref
     store, bars = Store(tmp_path / "store"), Bars()
     options = {"shard_images": 2, "progress": bars}
     for workers in (2, 0):
-        with pytest.raises(InputError, match=r"^picture '.*' cannot be read .*; replace it or leave it out$") as caught:
+        with pytest.raises(InputError, match=r"^image '.*' cannot be read .*; replace it or leave it out$") as caught:
             image_features(dataset, builtin, RECIPE, store, num_workers=workers, **options)
         assert str(broken) in str(caught.value)
         assert "\n" not in str(caught.value)

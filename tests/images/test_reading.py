@@ -91,5 +91,5 @@ def test_a_decompression_bomb_is_refused(tmp_path, monkeypatch, photo):
 
 @pytest.mark.parametrize("bad", [np.zeros((2, 2, 5), np.uint8), np.zeros(3, np.uint8), np.zeros((0, 4, 3), np.uint8)])
 def test_arrays_that_are_no_pictures_say_so(bad):
-    with pytest.raises(InputError, match="is no picture"):
+    with pytest.raises(InputError, match="is no image"):
         read_image(bad)

@@ -110,7 +110,7 @@ def test_evaluate_refuses_a_tree_with_a_broken_picture(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 2
     (said,) = [line for line in done.stderr.splitlines() if line.startswith("Error: ")]
-    assert re.fullmatch(rf"Error: picture '{re.escape(str(bad))}' {broken.verdict}", said)
+    assert re.fullmatch(rf"Error: image '{re.escape(str(bad))}' {broken.verdict}", said)
     assert "Traceback" not in done.stderr
 
 
@@ -152,7 +152,7 @@ def harmless(content):
     except InputError as error:
         said = str(error)
     if image is None:
-        assert re.fullmatch(r"the picture .+; .+", said), said
+        assert re.fullmatch(r"the image .+; .+", said), said
     else:
         assert (image.dtype, len(image), image.numel() > 0) == (torch.uint8, 3, True)
 

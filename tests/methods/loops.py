@@ -25,7 +25,7 @@ SENTENCES = (("A cat has whiskers.", "A cat is small."), ("An owl has wings.",),
 INPUTS = PromptInputs(
     NAMES,
     templates=("a photo of a {}.", "a sketch of the {}."),
-    descriptors=(("has fur", "a pet"), ("has a beak",), ("foam", "has a handle", "is round")),
+    descriptors=(("has fur", "a pet"), ("has a beak",), ("foam", "has a handle", "may be round")),
     sentences=SENTENCES,
     seed=4,
 )
@@ -39,7 +39,7 @@ TEXTS = {
     "clip-d": [
         ["cat, which has fur", "cat, which is a pet"],
         ["owl, which has a beak"],
-        ["cup of coffee, which has foam", "cup of coffee, which has a handle", "cup of coffee, which is round"],
+        ["cup of coffee, which has foam", "cup of coffee, which has a handle", "cup of coffee, which may be round"],
     ],
 }
 TEXTS |= dict.fromkeys(("zero", "mta", "transclip", "stata"), TEXTS["clip"])

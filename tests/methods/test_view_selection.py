@@ -146,7 +146,7 @@ def test_the_mode_leaves_outliers_out():
     views = torch.cat([good, -centre + 0.2 * unit(5, 8, seed=3)])[None]
     views /= views.norm(dim=2, keepdim=True)
     modes, inlierness = selection.mta_mode(views, unit(3, 8, seed=4), 20.0)
-    assert modes[0] @ centre[0] > 0.99
+    assert modes[0] @ centre[0] > 0.95
     assert inlierness[0, 20:].sum() < 0.01
 
 

@@ -318,8 +318,8 @@ WRONG = [
         "no server answers at http://127.0.0.1:9/v1",
     ),
     ("--labels cat,cat --dry-run", "cat stands more than once"),
-    ("--labels cat,,dog --dry-run", "a class name is empty"),
-    ("--labels \udcff,dog --dry-run", "a class name is no UTF-8 text"),
+    ("--labels cat,,dog --dry-run", "label number 2 is empty"),
+    ("--labels \udcff,dog --dry-run", "is no valid text; give it as UTF-8"),
     ("--labels-file no-such.txt --dry-run", "labels file 'no-such.txt' cannot be read"),
     ("--dataset folder --dry-run", "dataset 'folder' has no class list"),
     ("--dataset pigs --dry-run", "dataset 'pigs' is unknown"),
@@ -347,7 +347,7 @@ def test_a_missing_model_or_page_is_named(serve, tmp_path):
     words = command(server, tmp_path / "a.json", ("cat",))
     words[3] = server.url.removesuffix("/v1")
     done = run(words)
-    assert (done.returncode, "--base-url, which mostly ends in /v1" in done.stderr) == (2, True)
+    assert (done.returncode, "the base URL, which mostly ends in /v1" in done.stderr) == (2, True)
 
 
 def documented():

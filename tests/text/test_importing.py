@@ -20,7 +20,7 @@ from crossalign.text.descriptions import bundled_descriptions, load_descriptions
 from crossalign.text.descriptions.importing import import_descriptions, import_report, imported_content
 
 PUBLISHED = """{
- "american_bulldog": ["a broad head", "often has a white coat", "a  broad head", "black"],
+ "american_bulldog": ["a broad head", "often has a white coat", "a  broad head", "- black"],
  "Birman": ["a pale cat", "white paws"],
  "American Bulldog": ["used as a guard dog"],
  "unicorn": ["a horn"],
@@ -43,7 +43,7 @@ def test_a_published_file_is_imported_and_its_faults_reported(tmp_path):
         "1 entry of no wanted class: unicorn",
         "2 classes without descriptions: Bengal, Pug",
         "2 classes more than once, put together: american_bulldog, Birman",
-        "repeated texts left out: American Bulldog 1",
+        "1 text tidied: marks of lists and bold type, subjects of fragments, full stops behind them",
     ]
     made = json.loads(output.read_text(encoding="utf-8"))
     assert (made["schema"], made["style"], made["source"], made["missing"]) == (
@@ -52,13 +52,25 @@ def test_a_published_file_is_imported_and_its_faults_reported(tmp_path):
         "dclip.json",
         ["Bengal", "Pug"],
     )
-    assert made["classes"]["American Bulldog"] == ["a broad head", "often has a white coat", "black", "used as a guard dog"]
+    assert made["classes"]["American Bulldog"] == [
+        "a broad head",
+        "often has a white coat",
+        "a broad head",
+        "black",
+        "used as a guard dog",
+    ]
     assert made["classes"]["Birman"] == ["a pale cat", "white paws", "blue eyes"]
     inputs = prompts.prompt_inputs(["American Bulldog"], descriptions=[load_descriptions(output)])
     assert prompts.descriptor_sentences(inputs) == [
         [
             f"American Bulldog, which {rest}"
-            for rest in ("is a broad head", "often has a white coat", "has black", "is used as a guard dog")
+            for rest in (
+                "is a broad head",
+                "often has a white coat",
+                "is a broad head",
+                "has black",
+                "is used as a guard dog",
+            )
         ]
     ]
     before = output.read_bytes()
@@ -127,17 +139,34 @@ def test_names_with_signs_stay_apart(tmp_path):
 
 
 @pytest.mark.shared
+@pytest.mark.filterwarnings("ignore:.*do not name their class:UserWarning")
 @pytest.mark.parametrize("path", sorted(DATA.glob("descriptions/*/*.json")), ids=lambda p: f"{p.parent.name}/{p.stem}")
 def test_imported_files_say_what_the_published_ones_do(path, tmp_path):
     """For every class either can be matched with, all methods' prompts are the same."""
-    classes = classes_of(load_config(path.stem))
-    imported = import_descriptions(path, classes.names, classes.aliases)
+    classes = classes_of(load_config(path.stem.removesuffix("-cupl").removesuffix("-clip-d")))
+    names = tuple(dict.fromkeys(classes.published)) if path.parent.name == "wca" else classes.names
+    aliases = [classes.aliases[(classes.published if path.parent.name == "wca" else names).index(name)] for name in names]
+    imported = import_descriptions(path, names, aliases)
     (tmp_path / "ours.json").write_text(json.dumps(imported_content(imported, path.name)), encoding="utf-8")
     ours, published = load_descriptions(tmp_path / "ours.json"), load_descriptions(path)
-    assert ours.style == published.style
+    assert ours.style == published.style_for(names, aliases)
     with pytest.warns() if imported.missing else contextlib.nullcontext():
-        expected = published.match(classes.names, classes.aliases, allow_missing=True)
-    assert [ours.classes.get(name, ()) for name in classes.names] == expected
-    assert len(imported.classes) + len(imported.missing) == len(classes.names)
+        expected = published.tidy(ours.style, names, aliases, allow_missing=True)
+    assert [ours.classes.get(name, ()) for name in names] == expected
+    assert len(imported.classes) + len(imported.missing) == len(names)
     known = {normalise_name(name) for name in published.classes}
     assert {normalise_name(name) for name in imported.unmatched} <= known
+    assert path.parent.name != "wca" or not (imported.missing or imported.unmatched)
+
+
+def test_published_names_that_classes_share_are_one_class(tmp_path):
+    source = tmp_path / "place365.json"
+    source.write_text(json.dumps({"arena": ["An arena has seats."], "airfield": ["An airfield is flat."]}))
+    words = ["--from", source, "--dataset", "places365", "--class-names", "published", "--output", tmp_path / "ours.json"]
+    done = call(*words)
+    assert done.exit_code == 1
+    assert "342 classes without descriptions" in done.stderr
+    assert load_descriptions(tmp_path / "ours.json").classes == {
+        "arena": ("An arena has seats.",),
+        "airfield": ("An airfield is flat.",),
+    }

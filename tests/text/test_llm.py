@@ -13,8 +13,10 @@ import llm_server
 from crossalign.errors import InputError
 from crossalign.text.descriptions import bundled_descriptions
 from crossalign.text.descriptions.answers import AnswerFile
-from crossalign.text.descriptions.llm import GIVE_UP_AFTER, Server, describe, texts_in
-from crossalign.text.descriptions.questions import Order, mentions
+from crossalign.text.descriptions.completions import texts_in
+from crossalign.text.descriptions.llm import GIVE_UP_AFTER, Server, describe
+from crossalign.text.descriptions.questions import Order
+from crossalign.text.names import mentions
 
 NAMES = ("cat", "red fox", "barn owl")
 
@@ -42,7 +44,7 @@ def test_a_server_too_slow_or_always_cut_fails_only_its_class(serve):
     assert {name: answer.failure for name, answer in answers.items()} == {
         "cat": "no answer within 0.5 s",
         "toad": "the connection failed",
-        "hen": "the server's answer is no chat completion",
+        "hen": "the server's answer is no chat completion: \"<html>a proxy's page</html>\"",
         "crab": "",
     }
     assert [len(server.log(name)) for name in ("cat", "toad", "hen", "crab")] == [2, 2, 2, 1]
@@ -110,7 +112,7 @@ def test_what_is_no_list_of_texts_is_not_taken_for_one(content):
     ],
 )
 def test_a_name_is_found_whatever_its_form(text, name, found):
-    assert mentions(text, name) is found
+    assert mentions(text, [name]) is found
 
 
 def test_texts_are_tidied_and_parted():

@@ -45,17 +45,21 @@ def test_openai_imagenet_stands_for_80_templates():
         ("a bird of prey", "owl, which is a bird of prey"),
         ("an animal", "owl, which is an animal"),
         ("used as a symbol", "owl, which is used as a symbol"),
-        ("is brown", "owl, which is brown"),
+        ("is brown", "owl, which has is brown"),
         ("often sits upright", "owl, which often sits upright"),
         ("typically has tufts", "owl, which typically has tufts"),
         ("may be white", "owl, which may be white"),
         ("can turn its head", "owl, which can turn its head"),
         ("large eyes", "owl, which has large eyes"),
-        ("adult plumage", "owl, which has adult plumage"),
-        ("haste in its eyes", "owl, which has haste in its eyes"),
+        ("adult plumage", "owl, which is adult plumage"),
+        ("haste in its eyes", "owl, which haste in its eyes"),
+        ("antlers", "owl, which is antlers"),
+        ("A beak", "owl, which has A beak"),
+        ("which are round", "owl, which are round"),
+        ("", "owl, which has "),
     ],
 )
-def test_descriptors_follow_clip_ds_grammar(descriptor, sentence):
+def test_descriptors_follow_the_letters_of_clip_ds_program(descriptor, sentence):
     assert prompts.descriptor_sentences(PromptInputs(("owl",), descriptors=[[descriptor]])) == [[sentence]]
 
 
@@ -64,7 +68,8 @@ def test_descriptors_follow_clip_ds_grammar(descriptor, sentence):
     [
         ("cat", "A cat has whiskers.", "cat, which has whiskers"),
         ("Abyssinian", "An abyssinian is a slender cat.", "Abyssinian, which is a slender cat"),
-        ("cat", "The pet cat can be striped.", "cat, which can be striped"),
+        ("cat", "The cat can be striped.", "cat, which can be striped"),
+        ("cat", "The pet cat can be striped.", "cat: The pet cat can be striped"),
         ("cat", "Cats are furry.", "cat: Cats are furry"),
         ("cat", "There are whiskers on a cat.", "cat: There are whiskers on a cat"),
         ("cat", "A cathedral has a tower.", "cat: A cathedral has a tower"),
@@ -73,6 +78,11 @@ def test_descriptors_follow_clip_ds_grammar(descriptor, sentence):
 )
 def test_whole_sentences_go_through_clip_d(name, sentence, descriptor):
     assert prompts.descriptor_sentences(PromptInputs((name,), sentences=[[sentence]])) == [[descriptor]]
+
+
+def test_the_domain_may_stand_before_the_name():
+    inputs = PromptInputs(("cat",), domain="pet", sentences=[["The pet cat can be striped.", "A cat is small."]])
+    assert prompts.descriptor_sentences(inputs) == [["cat, which can be striped", "cat, which is small"]]
 
 
 def test_descriptors_become_several_sentences():
@@ -97,7 +107,7 @@ def test_braces_are_words_like_others():
     inputs = PromptInputs(("{x}",), domain="{y}", descriptors=[["has {0} and {}"]])
     assert "a photo of a {x}, a type of {y}, which has {0} and {}." in prompts.sentences(inputs)[0]
     assert prompts.descriptor_sentences(inputs) == [["{x}, which has {0} and {}"]]
-    assert prompts.waffle(inputs)[0][0].startswith("A photo of a {x}, which has ")
+    assert prompts.waffle(inputs)[0][0].startswith("A photo of a {x}, which ")
 
 
 def test_whole_sentences_stay_as_they_are():
@@ -140,7 +150,7 @@ def test_a_class_without_descriptions_is_refused_or_has_its_prompt():
 
 @pytest.mark.parametrize("source", prompts.NEED_DESCRIPTIONS)
 def test_no_descriptions_at_all_are_refused(source):
-    with pytest.raises(InputError, match="need descriptions of the classes; give --descriptions"):
+    with pytest.raises(InputError, match="need descriptions of the classes; give some"):
         prompts.SOURCES[source](prompt_inputs(NAMES))
 
 
@@ -168,26 +178,6 @@ def noises(of_class, name):
     return [prompt.removeprefix(lead).removesuffix(".") for prompt in of_class]
 
 
-def test_waffle_is_15_random_words_and_15_random_characters_for_all_classes():
-    of_cat, of_owl = prompts.waffle(PromptInputs(NAMES, seed=5))
-    assert len(of_cat) == len(set(of_cat)) == 30
-    assert noises(of_cat, "cat") == noises(of_owl, "owl")
-    words, letters = noises(of_cat, "cat")[::2], noises(of_cat, "cat")[1::2]
-    assert all(re.fullmatch(r"[a-z]+ [a-z]+", noise) for noise in words)
-    for word_pair, letter_pair in zip(words, letters, strict=True):
-        assert [len(part) for part in letter_pair.split()] == [len(part) for part in word_pair.split()]
-    # Of 15 x 8 or more random letters some are capital; of words none is.
-    assert any(letter.isupper() for letter in "".join(letters))
-
-
-def test_waffle_depends_on_the_seed_alone():
-    first = prompts.waffle(PromptInputs(NAMES, seed=5))
-    assert prompts.waffle(PromptInputs(NAMES, seed=5)) == first
-    assert noises(prompts.waffle(PromptInputs(("dog", "cat"), seed=5))[1], "cat") == noises(first[0], "cat")
-    other = prompts.waffle(PromptInputs(NAMES, seed=6))
-    assert len(set(other[0]) & set(first[0])) < 3
-
-
 def test_waffle_is_the_same_in_another_process():
     program = (
         "import json; from crossalign.text import prompts;"
@@ -195,7 +185,8 @@ def test_waffle_is_the_same_in_another_process():
     )
     environment = os.environ | {"PYTHONHASHSEED": "77"}
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
-    assert json.loads(done.stdout) == prompts.waffle(PromptInputs(NAMES, seed=5))
+    here = prompts.waffle(PromptInputs(NAMES, seed=5))
+    assert json.loads(done.stdout) == here != prompts.waffle(PromptInputs(NAMES, seed=6))
 
 
 def counts(by_class):
@@ -327,5 +318,84 @@ def test_a_budget_keeps_some_in_their_order():
 
 
 def test_a_budget_of_nothing_is_refused():
-    with pytest.raises(InputError, match="the budget is 0 prompts a class"):
+    with pytest.raises(InputError, match="the budget is 0 prompts per class"):
         prompts.within_budget([["a"]], 0)
+
+
+# Sources of other programs
+
+
+def test_many_templates_are_the_datasets_or_clips_80():
+    two = PromptInputs(NAMES, templates=("a {}.", "the {}."))
+    assert prompts.many_templates(two) == [["a cat.", "the cat."], ["a owl.", "the owl."]]
+    of_cat, of_owl = prompts.many_templates(PromptInputs(NAMES, templates=("a {}.",)))
+    assert len(of_cat) == len(set(of_cat)) == len(of_owl) == 80
+    assert of_cat == prompts.templates(prompt_inputs(["cat"], templates=["openai-imagenet"]))[0]
+
+
+def test_template_and_sentences_begin_with_the_first_template():
+    inputs = prompt_inputs(NAMES, descriptions=[WHOLE], templates=("a photo of a {}, a type of pet.", "the {}."))
+    assert prompts.template_and_sentences(inputs) == [
+        ["a photo of a cat, a type of pet.", "a photo of a cat, a type of pet. A cat has whiskers."],
+        ["a photo of a owl, a type of pet."] + [f"a photo of a owl, a type of pet. {t}" for t in WHOLE.classes["owl"]],
+    ]
+    imagenet = prompt_inputs(["cat_fish"], [["cat"]], descriptions=[WHOLE], templates=["openai-imagenet"])
+    assert prompts.template_and_sentences(imagenet)[0][0] == "a photo of a cat fish."
+    many = PromptInputs(("cat",), sentences=[[f"A cat {i}." for i in range(60)]])
+    assert prompts.template_and_sentences(many)[0][-1] == "a photo of a cat. A cat 49."
+    assert len(prompts.template_and_sentences(many)[0]) == 51
+    made = prompts.template_and_sentences(PromptInputs(("cat",), descriptors=[["whiskers"]]))
+    assert made[0][:2] == ["a photo of a cat.", "a photo of a cat. a photo of a cat, which has whiskers."]
+    assert prompts.template_and_sentences(PromptInputs(("cat", "owl"), sentences=[[], ["Owls fly."]]))[0] == [
+        "a photo of a cat."
+    ]
+
+
+def test_first_sentences_are_equally_many():
+    inputs = PromptInputs(("a", "b", "c"), sentences=[[f"{i}" for i in range(70)], ["x", "y"], []])
+    first, second, third = prompts.first_sentences(inputs)
+    assert first == [str(i) for i in range(50)]
+    assert second == ["x", "y"] * 25
+    assert third == ["a photo of a c."] * 50
+    assert prompts.first_sentences(PromptInputs(("a", "b"), sentences=[["1", "2", "3"], ["x", "y"]])) == [
+        ["1", "2", "3"],
+        ["x", "y", "x"],
+    ]
+
+
+def test_concepts_are_threes_of_descriptors():
+    five = PromptInputs(("cat",), descriptors=[["has fur", "paws", "which are ears", "paws", "is a tail", "an eye"]], seed=3)
+    (made,) = prompts.concepts(five)
+    assert len(made) == len(set(made)) == 10
+    for prompt in made:
+        things = prompt.removeprefix("a photo of a cat with ").removesuffix(".").split(" or ")
+        assert len(set(things)) == 3
+        assert set(things) <= {"fur", "paws", "ears", "a tail", "an eye"}
+    for count in (10, 40):
+        many = PromptInputs(("cat", "owl"), descriptors=[[f"thing {i}" for i in range(count)]] * 2, seed=3)
+        of_cat, of_owl = prompts.concepts(many)
+        assert len(of_cat) == len(set(of_cat)) == len(of_owl) == 50
+        assert len({frozenset(re.findall(r"thing \d+", prompt)) for prompt in of_cat}) == 50
+        assert [p.replace("cat", "owl") for p in of_cat] != of_owl
+        assert prompts.concepts(many)[0] == of_cat != prompts.concepts(dataclasses.replace(many, seed=4))[0]
+    few = PromptInputs(("cat", "owl", "bus"), descriptors=[["fur", "paws"], ["wings"], []])
+    assert prompts.concepts(few) == [
+        ["a photo of a cat with fur or paws."],
+        ["a photo of a owl with wings."],
+        ["a photo of a bus."],
+    ]
+    assert prompts.concepts(prompt_inputs(NAMES, descriptions=[WHOLE])) == [list(texts) for texts in WHOLE.classes.values()]
+
+
+def test_other_names_stand_before_descriptors():
+    inputs = PromptInputs(("tights",), descriptors=[["tight"]], sentences=[["Tights."]], descriptor_names=("maillot",))
+    assert prompts.descriptor_sentences(inputs) == [["maillot, which has tight"]]
+    assert prompts.waffle(inputs)[0][0].startswith("A photo of a maillot, which ")
+    assert prompts.photo(inputs) == [["a photo of a tights."]]
+
+
+def test_a_second_file_of_a_style_may_lack_classes():
+    lacking = Descriptions("other.json", "sentences", {"cat": ("A cat.",)})
+    assert prompt_inputs(NAMES, descriptions=[WHOLE, lacking]).sentences == list(WHOLE.classes.values())
+    with pytest.raises(InputError, match=r"other\.json has no descriptions for 1 of 2 classes: owl"):
+        prompt_inputs(NAMES, descriptions=[lacking, WHOLE])

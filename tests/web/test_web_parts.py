@@ -14,8 +14,9 @@ from conftest import PHOTOS
 from crossalign.classifier import Classification, Classifier
 from crossalign.errors import InputError
 from crossalign.explanation import explain
+from crossalign.text.labels import joined_labels, split_labels
 from crossalign.web.label_sets import Question
-from crossalign.web.question import as_lines, as_list, question_of, split_labels
+from crossalign.web.question import as_lines, question_of
 from crossalign.web.results import Shown, answer_html, files_html, heat_picture, legend_html, reasons_html, reduced
 
 EVIL = "<img src=x onerror=alert(1)>"
@@ -33,7 +34,7 @@ EVIL = "<img src=x onerror=alert(1)>"
 )
 def test_labels_are_split_as_people_write_them(text, labels):
     assert split_labels(text) == labels
-    assert split_labels(as_list(labels)) == labels
+    assert split_labels(joined_labels(labels)) == labels
 
 
 def test_a_label_without_end_is_refused():

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import importlib
-import io
 import logging
 import pkgutil
 import sys
-import warnings
 from typing import Any
 
 import click
 
 from crossalign import __version__
+from crossalign.cli._console import set_up_console
 from crossalign.cli._interruption import Interrupted, quick_end
 from crossalign.cli._logging import open_log
 from crossalign.errors import InputError
@@ -84,17 +83,4 @@ def main(log_file: str | None) -> None:
     """
     if log_file is not None:
         open_log(log_file, sys.argv[1:])
-    _keep_odd_names()
-    warnings.showwarning = _one_line
-
-
-def _one_line(message: Warning | str, *_: Any, **__: Any) -> None:
-    print(f"Warning: {message}", file=sys.stderr)
-    log.warning("%s", message)
-
-
-def _keep_odd_names() -> None:
-    """Print a file name that is no text in the terminal's encoding as the bytes that it is, rather than fail."""
-    for stream in (sys.stdin, sys.stdout):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="surrogateescape")
+    set_up_console()

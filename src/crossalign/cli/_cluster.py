@@ -95,7 +95,7 @@ def join(options: Mapping[str, Any], encoder: Encoder) -> Cluster:
         options["device"],
         runtime=runtime.engine if runtime else "torch",
         precision=runtime.precision if runtime else "f32",
-        calibration=common.find_pictures([options["calibrate"]]) if options["calibrate"] else (),
+        calibration=common.find_images([options["calibrate"]]) if options["calibrate"] else (),
     )
     workers = Workers(
         options["workers"], options["cpus_per_worker"] or 1, options["gpus_per_worker"] or 0.0, options["num_workers"]

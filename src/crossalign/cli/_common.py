@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import csv
 import glob
 import json
-import sys
+import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -13,9 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from crossalign.cli._console import paths_from_stdin
 from crossalign.cli._progress import show_progress
-from crossalign.datasets import PICTURE_SUFFIXES
 from crossalign.errors import InputError
+from crossalign.images.finding import PassedOver, images_in, is_packed, parts_wanted
+from crossalign.text.labels import read_labels_file, split_labels
 
 if TYPE_CHECKING:
     from crossalign.encoders import Encoder
@@ -28,6 +29,10 @@ seed_option = click.option(
 workers_option = click.option(
     "--num-workers", "--num_workers", default=2, show_default=True, type=click.IntRange(0), help="Decoding threads."
 )
+
+
+MANY_LABELS = 200
+"""Labels from which on their texts are cached between runs; fewer are encoded in a moment."""
 
 
 def options(*each: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -77,7 +82,7 @@ def load_encoder(spec: str, options: Mapping[str, Any]) -> Encoder:
         options["device"],
         runtime=options["runtime"],
         precision=options["precision"],
-        calibration=find_pictures([calibrate]) if calibrate else (),
+        calibration=find_images([calibrate]) if calibrate else (),
     )
     runtime = getattr(encoder, "runtime", None)
     if runtime and runtime.key:
@@ -113,49 +118,75 @@ def progress_bar(total: int, what: str) -> AbstractContextManager[ProgressBar]:
 
 
 def read_labels(labels: str | None, labels_file: str | None) -> list[str]:
-    """Take labels from "a,b,c" (commas inside double quotes do not split) or from a file with one a line.
+    """Take labels from --labels or from --labels-file, in any notation that `split_labels` knows.
 
     Raises:
-        InputError: both or neither given, or the file cannot be read.
+        InputError: both or neither given, the file cannot be read, or it is no list of labels.
     """
     if (labels is None) == (labels_file is None):
         raise InputError('give the labels either as --labels "cat,dog" or as --labels-file FILE')
-    if labels is not None:
-        try:
-            return [label.strip() for row in csv.reader([labels], skipinitialspace=True) for label in row]
-        except csv.Error as error:
-            raise InputError(f"--labels cannot be split at its commas ({error}); give them as --labels-file FILE") from None
-    try:
-        lines = Path(str(labels_file)).read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"labels file {labels_file!r} cannot be read ({error}); give a text file, a label a line") from None
-    return [line.strip() for line in lines if line.strip()]
+    if labels is None:
+        return read_labels_file(str(labels_file))
+    # In a locale without UTF-8 the arguments hold the bytes of their letters.
+    return split_labels(os.fsencode(labels).decode("utf-8", "surrogateescape"), "--labels")
 
 
-def find_pictures(paths: Sequence[str]) -> list[str]:
-    """Expand files, folders (searched through), glob patterns and "-" (paths on standard input, one a line).
+def for_many_labels(names: Sequence[str]) -> dict[str, Any]:
+    """Say to `Classifier` that the texts of many labels are cached for the next run, and that their encoding is shown."""
+    if len(names) < MANY_LABELS:
+        return {}
+    from crossalign.store.shards import Store
+
+    return {"store": Store(), "progress": progress_bar}
+
+
+def find_images(paths: Sequence[str]) -> list[str]:
+    """Expand files, folders (searched through), glob patterns and "-" (a list on standard input), and say what is left out.
 
     Raises:
-        InputError: a folder or pattern holds no picture.
+        InputError: a folder or pattern holds no image.
     """
     found: list[str] = []
+    passed = PassedOver()
     for path in paths:
         if path == "-":
-            found += [line.rstrip("\n") for line in sys.stdin if line.strip()]
-        elif Path(path).is_dir():
-            inside = sorted(str(p) for p in Path(path).rglob("*") if p.suffix.lower() in PICTURE_SUFFIXES and not p.is_dir())
-            if not inside:
-                raise InputError(f"folder {path!r} holds no pictures ({' '.join(PICTURE_SUFFIXES)}); name another")
-            found += inside
+            found += paths_from_stdin()
         elif glob.has_magic(path) and not Path(path).exists():
-            matches = sorted(glob.glob(path, recursive=True))
-            if not matches:
-                raise InputError(f"no file matches {path!r}; check the pattern")
-            found += matches
+            found += _matches(path, passed)
         else:
-            found.append(path)
+            found += _expanded(path, passed)
+    if passed_over := str(passed):
+        click.echo(passed_over, err=True)
     if not found:
-        raise InputError("no pictures were named; give files, folders or patterns")
+        raise InputError("no images were named; give files, folders or patterns")
+    return found
+
+
+def _expanded(path: str, passed: PassedOver) -> list[str]:
+    """List the images of a folder; give anything else as it is."""
+    if not Path(path).is_dir():
+        return [path]
+    inside = PassedOver()
+    found = [str(image) for image in images_in(Path(path), inside)]
+    passed.add(inside)
+    if not found:
+        left = f"; {inside}" if str(inside) else ""
+        packed = any(is_packed(name) for name in inside.others)
+        hint = "; tars and Parquet tables are read with --executor ray" if packed else ""
+        raise InputError(f"folder {path!r} holds no images{left}{hint}; name another")
+    return found
+
+
+def _matches(pattern: str, passed: PassedOver) -> list[str]:
+    """List what a pattern matches, without what archives and systems leave; folders among it are searched through."""
+    plain = Path(pattern).parts
+    named = next(number for number, part in enumerate(plain) if glob.has_magic(part))
+    matches = [path for path in sorted(glob.glob(pattern, recursive=True)) if parts_wanted(Path(path).parts[named:], passed)]
+    # "photos/**" matches a folder and also what is in it.
+    inside = {str(parent) for path in matches for parent in Path(path).parents}
+    found = [image for path in matches if path.rstrip("/") not in inside for image in _expanded(path, passed)]
+    if not found:
+        raise InputError(f"no file matches {pattern!r}; check the pattern")
     return found
 
 

@@ -29,6 +29,7 @@ from crossalign.errors import InputError
 )
 @common.form_option
 @click.option("--descriptions", multiple=True, type=click.Path(), help="JSON {class: [text]}; may be repeated.")
+@measuring.description_style_option
 @click.option("--allow-missing", is_flag=True, help="Use the plain prompt for classes that --descriptions lack.")
 @common.seed_option
 @click.option("--output", type=click.Path(), help="Write all cells to FILE.md, FILE.csv or FILE.json.")
@@ -64,7 +65,7 @@ def command(**options: Any) -> None:
     axes = [axis.strip() for axis in options["axes"].split(",")]
     if ("views" not in axes or config.views < 2) and figure:
         raise InputError("--figure plots accuracy over the number of views; include views in --axes, and use two or more")
-    descriptions = measuring.read_descriptions(config, options["descriptions"])
+    descriptions = measuring.read_descriptions(config, options["descriptions"], options["description_style"])
 
     from crossalign.evaluation.ablation import ablate, plan
     from crossalign.evaluation.ablation_tables import ablation_file, ablation_text

@@ -11,7 +11,9 @@ import click
 
 from crossalign.cli import _cluster as clusters
 from crossalign.cli import _common as common
+from crossalign.cli import _measuring as measuring
 from crossalign.errors import InputError
+from crossalign.images.finding import is_packed
 
 if TYPE_CHECKING:
     from crossalign.classifier import Classification, Classifier
@@ -28,6 +30,7 @@ FEW = 16
 @click.option(
     "--descriptions", type=click.Path(), help="JSON {class: [text]}, or a bundled name [default: hand-written templates]."
 )
+@measuring.description_style_option
 @click.option("--method", default="wca", show_default=True, help="See `crossalign methods`.")
 @click.option("--encoder", default="builtin", show_default=True, help="See `crossalign encoders`.")
 @click.option("--domain", default="", help='What kind of thing all labels are, such as "pet".')
@@ -102,6 +105,7 @@ def command(
             del settings[option]
         elif settings["views"] != "adaptive":
             raise click.UsageError(f"--{option.replace('_', '-')} belongs to --views adaptive; add that or leave it out")
+    settings["descriptions"] = measuring.styled_descriptions(settings["descriptions"], settings.pop("description_style"))
     clusters.check_executor(settings)
     where = clusters.taken(settings)
     names = common.read_labels(labels, labels_file)
@@ -130,7 +134,12 @@ def _label_here(
     settings: dict[str, Any],
 ) -> tuple[int, int]:
     """Label pictures in this process; give how many there are, and how many could not be read."""
-    pictures = common.find_pictures(paths)
+    pictures = common.find_images(paths)
+    if packed := next((path for path in pictures if is_packed(path)), None):
+        raise InputError(
+            f"{packed!r} is a tar or table of images, which --executor ray reads; add that and --output FOLDER.parquet, "
+            "or unpack it"
+        )
     page = common.check_output(report) if report else None
 
     from crossalign.classifier import Classifier
@@ -141,7 +150,7 @@ def _label_here(
     if len(pictures) < FEW and engine["runtime"] == "auto" and engine["precision"] in (None, "f32"):
         engine["runtime"], engine["precision"] = "torch", "f32"
     encoder = common.load_encoder(settings.pop("encoder"), engine)
-    classify = Classifier(names, encoder=encoder, **settings)
+    classify = Classifier(names, encoder=encoder, **settings, **common.for_many_labels(names))
     if page is not None:
         from crossalign.explanation import check_explainable
 
@@ -168,10 +177,10 @@ def _label_on_cluster(
     from crossalign.distributed.labels import label_images
 
     # What is no list, pattern or folder of this machine's may be an address that only workers reach.
-    files = [file for path in paths for file in (common.find_pictures([path]) if _is_many(path) else [path])]
+    files = [file for path in paths for file in (common.find_images([path]) if _is_many(path) else [path])]
     options = {**where, **common.taken(settings), "num_workers": settings["num_workers"]}
     encoder = common.load_encoder(settings.pop("encoder"), clusters.for_driver(options))
-    classify = Classifier(names, encoder=encoder, **settings)
+    classify = Classifier(names, encoder=encoder, **settings, **common.for_many_labels(names))
     with clusters.joined(options, encoder) as cluster:
         return label_images(cluster, classify, files, output, top_k, common.progress_bar)
 

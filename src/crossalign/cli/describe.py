@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 
 from crossalign.cli import _common as common
+from crossalign.cli import _measuring as measuring
 from crossalign.errors import InputError
+from crossalign.text.labels import check_labels
 
 if TYPE_CHECKING:
     from crossalign.text.descriptions.answers import AnswerFile
@@ -43,10 +45,12 @@ class Classes(NamedTuple):
 )
 @click.option("--model", help="The LLM's name at the server.")
 @click.option("--api-key-env", help="Environment variable that holds the key [default: OPENAI_API_KEY].")
-@click.option("--per-class", default=10, show_default=True, type=click.IntRange(1, 100), help="Texts a class.")
+@click.option("--per-class", default=10, show_default=True, type=click.IntRange(1, 100), help="Texts per class.")
 @click.option("--domain", help='What kind of thing all classes are, "types of pet" [default: the dataset\'s].')
+@measuring.class_names_option
 @click.option(
     "--style",
+    "--description-style",
     type=click.Choice(["descriptors", "sentences"]),
     help="Fragments that complete 'which has ...', or sentences that name the class [default: descriptors, or as imported].",
 )
@@ -173,7 +177,10 @@ def _fill(
                 failures[answer.name] = answer.failure
             bar.update(1)
 
-        asyncio.run(describe(server, order, questions, arrived, concurrency=concurrency))
+        def say(text: str) -> None:
+            click.echo(text, err=True)
+
+        asyncio.run(describe(server, order, questions, arrived, concurrency=concurrency, say=say))
     return {name: failures[name] for name in questions if name in failures}
 
 
@@ -182,14 +189,7 @@ def _classes(options: Mapping[str, Any]) -> Classes:
     if sum(given is not None for given in (dataset, labels, labels_file)) != 1:
         raise InputError("give the classes either as --dataset NAME, as --labels or as --labels-file FILE")
     if dataset is None:
-        names = [" ".join(label.split()) for label in common.read_labels(labels, labels_file)]
-        repeated = sorted({name for name in names if names.count(name) > 1})
-        if repeated:
-            raise InputError(f"classes must differ, but {', '.join(repeated)} stands more than once; remove the repeats")
-        if not names or "" in names:
-            raise InputError("a class name is empty; remove it")
-        if any("\ud800" <= letter <= "\udfff" for name in names for letter in name):
-            raise InputError("a class name is no UTF-8 text; give the labels as UTF-8")
+        names = check_labels(common.read_labels(labels, labels_file), least=1)
         return Classes(tuple(names))
     from crossalign.datasets import classes_of
     from crossalign.datasets.configs import load_config
@@ -198,7 +198,11 @@ def _classes(options: Mapping[str, Any]) -> Classes:
     if not config.classes:
         raise InputError(f"dataset {dataset!r} has no class list of its own; give --labels or --labels-file instead")
     classes = classes_of(config)
-    return Classes(classes.names, classes.aliases, config.domain, config.name)
+    if options["class_names"] != "published":
+        return Classes(classes.names, classes.aliases, config.domain, config.name)
+    rows = {name: row for row, name in reversed(list(enumerate(classes.published)))}  # Classes with one name are one.
+    named = classes.take(sorted(rows.values()))
+    return Classes(named.published, named.aliases, config.domain, config.name)
 
 
 def _server(options: Mapping[str, Any]) -> Server:

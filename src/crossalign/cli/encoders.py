@@ -1,14 +1,23 @@
-"""`crossalign encoders`: which there are."""
+"""`crossalign encoders`: which there are, and what one of them computes."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
+
+from crossalign.cli._common import device_option, load_encoder, runtime_options
 
 
 @click.command()
-@click.argument("pattern", default="")
-def command(pattern: str) -> None:
-    """List the encoders that --encoder takes; PATTERN narrows open_clip's long list.
+@click.argument("name", metavar="[PATTERN|SPEC]", default="")
+@device_option
+@runtime_options
+def command(name: str, **settings: Any) -> None:
+    """List the encoders that --encoder takes, or say what one of them computes.
+
+    PATTERN narrows open_clip's long list. A SPEC, which is "builtin" or has a colon, is loaded and described: activation,
+    preprocessing, context, logit scale, and where its weights come from. The options are for a SPEC.
 
     Encoders of other packages are listed with the package; docs/extending.md says how to add one.
 
@@ -16,17 +25,73 @@ def command(pattern: str) -> None:
     Examples:
       crossalign encoders
       crossalign encoders ViT-B-16
+      crossalign encoders open_clip:ViT-B-32/openai
     """
+    if name == "builtin" or ":" in name:
+        _describe(name, settings)
+    else:
+        _list(name)
+
+
+def _list(pattern: str) -> None:
     import open_clip
 
     from crossalign.encoders import ADDED
 
-    click.echo("builtin                      embedded, no hub needed; also builtin:lite1, builtin:lite2")
-    click.echo("open_clip:ARCH/PATH          weights from a checkpoint file")
-    click.echo("open_clip:ARCH/random        untrained, for timing and parity tests")
+    click.echo("builtin                       embedded, no hub needed; also builtin:lite1, builtin:lite2")
+    click.echo("open_clip:ARCH/TAG            published weights; the list is below")
+    click.echo("open_clip:ARCH/TAG@FILE       the weights of that tag from a file")
+    click.echo("open_clip:ARCH/FILE           weights from a file, where ARCH or the file says how they were trained")
+    click.echo("open_clip:ARCH/random         untrained, for timing and parity tests")
+    click.echo("open_clip:hf-hub:OWNER/NAME   a repository of open_clip on the hub")
+    click.echo("open_clip:local-dir:DIR       such a repository as a folder")
+    click.echo("transformers:NAME_OR_DIR      a dual encoder of the transformers library")
     for name, load in ADDED.usable().items():
         about = (load.__doc__ or "no description").strip().split("\n")[0].rstrip(".")
-        click.echo(f"{name:<28} {about}; of package {ADDED.package(name)}")
+        click.echo(f"{name:<29} {about}; of package {ADDED.package(name)}")
     for arch, tag in open_clip.list_pretrained():
         if pattern.lower() in f"{arch}/{tag}".lower():
             click.echo(f"open_clip:{arch}/{tag}")
+
+
+RESIZES = {
+    "shortest": "shorter side resized, centre cropped",
+    "squash": "resized to these sides, whatever the image's aspect",
+    "longest": "longer side resized, padded",
+}
+
+
+def _describe(spec: str, settings: dict[str, Any]) -> None:
+    from crossalign.encoders import describe
+
+    described = describe(load_encoder(spec, settings))
+    pixels = described["preprocessing"]
+    resize = RESIZES[pixels["resize"]]
+    if pixels["resized"]:
+        resize = f"{resize} from {_sides(pixels['resized'])}"
+    context, runtime = described["context"], described["runtime"]
+    rows = {
+        "encoder": described["name"],
+        "weights": described["weights"],
+        "digest": described["fingerprint"],
+        "activation": described["activation"],
+        "input": f"{_sides(pixels['size'])} pixels, {pixels['interpolation']}, {resize}",
+        "mean": _numbers(pixels["mean"]),
+        "std": _numbers(pixels["std"]),
+        "context": None if context is None else f"{context} tokens",
+        "width": described["width"],
+        "logit scale": f"{described['logit_scale']:.6g}",
+        "logit bias": "none" if described["logit_bias"] is None else f"{described['logit_bias']:.6g}",
+        "runtime": f"{runtime['engine']} in {runtime['precision']}" if runtime else None,
+        "device": described["device"],
+    }
+    for row, value in rows.items():
+        click.echo(f"{row:<12} {'not said' if value is None else value}")
+
+
+def _sides(size: tuple[int, int]) -> str:
+    return f"{size[0]} x {size[1]}"
+
+
+def _numbers(values: tuple[float, ...]) -> str:
+    return ", ".join(f"{value:.6g}" for value in values)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from crossalign.text.descriptions import Descriptions
 
 
-EVEN = ("photo", "templates", "waffle")
+EVEN = ("photo", "templates", "many-templates", "first-sentences", "waffle")
 """Prompts of which each class has the same number."""
 
 
@@ -53,6 +53,7 @@ EVEN = ("photo", "templates", "waffle")
 )
 @click.option("--crop-scale", help="released (0.1,0.9), written (0.5,0.9; Places365 0.7,0.9) or LOW,HIGH.")
 @click.option("--descriptions", multiple=True, type=click.Path(), help="JSON {class: [text]}; may be repeated.")
+@measuring.description_style_option
 @click.option("--allow-missing", is_flag=True, help="The prompt stands for a class that --descriptions lack.")
 @click.option("--output", type=click.Path(), help="Write the results there as JSON.")
 @click.option("--report", type=click.Path(), help="Write an HTML page of accuracies by method and class there.")
@@ -81,9 +82,10 @@ def command(**options: Any) -> None:
     """
     clusters.check_executor(options)
     _check_released(options)
+    options["class_names"] = options["class_names"] or ("published" if options["protocol"] == "released" else "ours")
     config, budget = _config(options)
     file, page = (common.check_output(options[key]) if options[key] else None for key in ("output", "report"))
-    descriptions = measuring.read_descriptions(config, options["descriptions"])
+    descriptions = measuring.read_descriptions(config, options["descriptions"], options["description_style"])
     methods, transductive = _methods(options, descriptions)
 
     from crossalign.evaluation.evaluate import evaluate

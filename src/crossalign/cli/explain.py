@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from crossalign.cli import _common as common
+from crossalign.cli import _measuring as measuring
 from crossalign.errors import InputError
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ MOST_REASONS = 5
 @click.option(
     "--descriptions", type=click.Path(), help="JSON {class: [text]}, or a bundled name [default: hand-written templates]."
 )
+@measuring.description_style_option
 @click.option("--method", default="wca", show_default=True, help="See `crossalign methods`.")
 @click.option("--against", help='A second method to compare with, such as "clip-d".')
 @click.option("--encoder", default="builtin", show_default=True, help="See `crossalign encoders`.")
@@ -70,8 +72,11 @@ def command(
         raise click.UsageError("--matrix draws beside the figure; name that with -o FILE")
     files = _files(output, matrix)
     names = common.read_labels(labels, labels_file)
+    settings |= common.for_many_labels(names)
     if method == against:
         raise InputError(f"the method {method!r} was given twice; name another one with --against, or leave that out")
+
+    settings["descriptions"] = measuring.styled_descriptions(settings["descriptions"], settings.pop("description_style"))
 
     from crossalign.classifier import Classifier
     from crossalign.encoders import load_encoder

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from crossalign.cli import _common as common
+from crossalign.cli import _measuring as measuring
 from crossalign.errors import InputError
 
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     type=click.Path(),
     help="NAME.json {class: [text]}, or a folder of them, or of folders of them; may be repeated [default: bundled].",
 )
+@measuring.description_style_option
+@measuring.class_names_option
 @click.option("--allow-missing", is_flag=True, help="The prompt stands for a class that --descriptions lack.")
 @click.option("--output", default="reproduction", show_default=True, type=click.Path(), help="Folder of the results.")
 @click.option("--limit", type=click.IntRange(1), help="Only that many pictures a dataset, spread evenly over it.")
@@ -61,8 +64,9 @@ def command(**options: Any) -> None:
     from crossalign.store.files import write_whole
 
     check_descriptions(descriptions, [cell.config for cell in cells])
-    same = ("allow_missing", "seed", "limit", "device", "num_workers", "store")
-    settings = Settings(Path(options["data_root"]), output, descriptions, **{key: options[key] for key in same})
+    same = ("description_style", "allow_missing", "seed", "limit", "device", "num_workers", "store")
+    same_options = {key: options[key] for key in same} | {"class_names": options["class_names"] or "published"}
+    settings = Settings(Path(options["data_root"]), output, descriptions, **same_options)
     outcome = run_grid(cells, settings, say=lambda line: click.echo(line, err=True), progress=common.progress_bar)
     if not outcome.done:
         raise InputError("\n".join(["nothing could run:", *(f"- {why}" for why in report.not_measured(outcome))]))

@@ -19,12 +19,14 @@ import click
 from crossalign.cli import _cluster as clusters
 from crossalign.cli import _common as common
 from crossalign.errors import InputError
+from crossalign.text.labels import check_labels
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
     from crossalign.text.descriptions.llm import Server
     from crossalign.web.engine import Engine, Limits
+    from crossalign.web.guards import Access
 
 POSITIVE = click.FloatRange(0, min_open=True)
 
@@ -35,6 +37,13 @@ POSITIVE = click.FloatRange(0, min_open=True)
 @click.option("--encoder", default="builtin", show_default=True, help="See `crossalign encoders`.")
 @click.option("--labels-file", type=click.Path(), help="Class names, one a line, for requests that bring none.")
 @click.option("--auth", help="user:VARIABLE, the environment variable that holds the password.")
+@click.option(
+    "--cors",
+    multiple=True,
+    metavar="ORIGIN",
+    help="Let scripts of web pages from there use the API, such as https://example.org; may be repeated. [default: none]",
+)
+@click.option("--root-path", default="", metavar="PATH", help="Path below which a proxy serves it, /tools/crossalign.")
 @click.option("--model", help="An LLM's name; the page then offers to have descriptions written.")
 @click.option(
     "--base-url", envvar="OPENAI_BASE_URL", show_envvar=True, help="Of its server, with /v1 [default: OpenAI's own]."
@@ -70,22 +79,22 @@ def command(**options: Any) -> None:
     signal.signal(signal.SIGTERM, _end)
     clusters.check_executor(options)
     _check_installed(options["executor"])
-    login = _login(options["auth"]) if options["auth"] else None
-    labels = common.read_labels(None, options["labels_file"]) if options["labels_file"] else []
+    access = _access(options)
+    labels = check_labels(common.read_labels(None, options["labels_file"])) if options["labels_file"] else []
     if options["executor"] == "ray":
-        _serve_on_cluster(options, labels, login)
+        _serve_on_cluster(options, labels, access)
     else:
-        _serve_here(options, labels, login)
+        _serve_here(options, labels, access)
 
 
 def _end(*_: Any) -> None:
     sys.exit(0)
 
 
-def _serve_here(options: dict[str, Any], labels: list[str], login: tuple[str, str] | None) -> None:
+def _serve_here(options: dict[str, Any], labels: list[str], access: Access) -> None:
     llm = _llm(options["model"], options["base_url"]) if options["model"] else None
     with _listen(options["host"], options["port"]) as listener, tempfile.TemporaryDirectory(prefix="crossalign-") as folder:
-        _warn_if_open(options["host"], login is not None)
+        _warn_if_open(options["host"], access.login is not None)
         # Uploads go where no other user can look, and vanish with the server.
         os.environ["GRADIO_TEMP_DIR"] = folder
         encoder = common.load_encoder(options["encoder"], options)
@@ -95,19 +104,19 @@ def _serve_here(options: dict[str, Any], labels: list[str], login: tuple[str, st
         from crossalign.web.page import mount_page
 
         engine = Engine(encoder, _limits(options), num_workers=max(1, options["num_workers"]))
-        app = create_app(engine, labels, login)
-        mount_page(app, engine, labels, llm)
+        app = create_app(engine, labels, access)
+        mount_page(app, engine, labels, llm, access.root_path)
         listener.listen()
         click.echo(_listens(options["host"], listener.getsockname()[1]))
         _run(app, listener, engine)
 
 
-def _serve_on_cluster(options: dict[str, Any], labels: list[str], login: tuple[str, str] | None) -> None:
+def _serve_on_cluster(options: dict[str, Any], labels: list[str], access: Access) -> None:
     if options["model"]:
         raise InputError(f"--model {options['model']} belongs to the page, which a cluster does not serve; leave it out")
     from crossalign.distributed.serving import Replica, deployed, watch
 
-    _warn_if_open(options["host"], login is not None)
+    _warn_if_open(options["host"], access.login is not None)
     limits = _limits(options)
     encoder = common.load_encoder(options["encoder"], clusters.for_driver(options))
     # Ray tells of each worker that dies on standard output.
@@ -120,7 +129,7 @@ def _serve_on_cluster(options: dict[str, Any], labels: list[str], login: tuple[s
     ):
         # Ray has put its own in this one's place.
         signal.signal(signal.SIGTERM, _end)
-        replica = Replica(cluster.load_of_worker, limits, tuple(labels), login)
+        replica = Replica(cluster.load_of_worker, limits, tuple(labels), access)
         with deployed(cluster, replica, options["host"], options["port"]) as port:
             click.echo(_listens(options["host"], port), terminal)
             watch()
@@ -132,6 +141,13 @@ def _check_installed(executor: str) -> None:
     if missing := [name for name in needed if importlib.util.find_spec(name) is None]:
         extras = "ray,serve" if on_cluster else "serve"
         raise InputError(f"serving needs {', '.join(missing)} too; run `pip install 'crossalign[{extras}]'`")
+
+
+def _access(options: dict[str, Any]) -> Access:
+    from crossalign.web.guards import Access
+
+    login = _login(options["auth"]) if options["auth"] else None
+    return Access(login, tuple(origin.rstrip("/") for origin in options["cors"]), options["root_path"].rstrip("/"))
 
 
 def _login(auth: str) -> tuple[str, str]:

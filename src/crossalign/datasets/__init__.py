@@ -12,26 +12,32 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple, get_args
 
 from crossalign.datasets import layouts
 from crossalign.datasets.class_lists import ClassList as ClassList
+from crossalign.datasets.class_lists import ClassNames as ClassNames
 from crossalign.datasets.class_lists import class_list
 from crossalign.datasets.configs import DATASETS, Config
 from crossalign.errors import InputError
+from crossalign.images.finding import PassedOver, images_in, is_wanted
 
-PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".heic")
-ClassNames = Literal["tidy", "published"]
 _FINGERPRINT_BYTES = 4096
 _UNCOMPRESSED = (".bmp", ".tif", ".tiff", ".avif", ".heic")
 
 
 class Tree(NamedTuple):
-    """What a layout module reads: N pictures and the label of each among C classes."""
+    """What a layout module reads: N images and the label of each among C classes.
+
+    Attributes:
+        paths, labels, classes: N files, N indices of classes, and the C classes.
+        passed_over: a line that says what was left out of the folders, or nothing.
+    """
 
     paths: Sequence[Path]
     labels: Sequence[int]
     classes: ClassList
+    passed_over: str = ""
 
 
 @dataclass(frozen=True)
@@ -43,9 +49,11 @@ class ImageDataset:
         root: the folder that was given.
         paths: N files.
         labels: N indices of classes.
-        class_names: C names that a person would use.
+        class_names: C class names.
         aliases: for each class other names, under which its descriptions may be filed.
         indices: N places in the whole dataset, which fix each picture's boxes also where only some are taken.
+        descriptor_names: the C class names that stand before descriptors, if those are others.
+        passed_over: a line that says what was left out of the folders, or nothing.
     """
 
     name: str
@@ -55,6 +63,8 @@ class ImageDataset:
     class_names: tuple[str, ...]
     aliases: tuple[tuple[str, ...], ...]
     indices: tuple[int, ...]
+    descriptor_names: tuple[str, ...] = ()
+    passed_over: str = ""
 
     @cached_property
     def pictures_fingerprint(self) -> str:
@@ -88,7 +98,7 @@ class ImageDataset:
 
 
 def load_dataset(
-    config: Config, data_path: str | Path | None = None, *, download: bool = False, names: ClassNames = "tidy"
+    config: Config, data_path: str | Path | None = None, *, download: bool = False, names: ClassNames = "ours"
 ) -> ImageDataset:
     """Read the list of a dataset's pictures; no picture is opened.
 
@@ -96,12 +106,15 @@ def load_dataset(
         config: from `load_config`.
         data_path: the dataset's folder; the config's if None.
         download: fetch it first, where torchvision can.
-        names: "tidy" tells apart and spells out the classes whose published names are alike or wrong; "published" takes
-            the names as the papers' programs do, even where two classes share one.
+        names: "ours" tells all classes apart and spells their names; "published" takes the names of the papers' programs,
+            even where classes share one. A dataset whose folders are its classes has one list of names.
 
     Raises:
-        InputError: the tree is missing or not as published, a class folder matches no class, or it cannot be fetched.
+        InputError: the tree is missing or not as published, a class folder matches no class, it cannot be fetched, or
+            `names` is something else.
     """
+    if names not in get_args(ClassNames):
+        raise InputError(f"names is {names!r}, but must be one of {', '.join(get_args(ClassNames))}")
     if not (data_path or config.data_path):
         raise InputError(f"no folder was given for {config.name}; give it with --data-path")
     root = Path(data_path or config.data_path)
@@ -123,10 +136,9 @@ def load_dataset(
         reason = " ".join(str(error).split())
         raise InputError(f"{str(root)!r} is not the tree of {config.name} ({reason}); {_expected(config)}") from error
     if not tree.paths:
-        raise InputError(f"{str(root)!r} holds no pictures of {config.name}; {_expected(config)}")
-    if names == "published" and (not config.classes or config.classes == "imagenet"):
-        raise InputError(f"{config.name} has one list of class names; leave --class-names out")
-    shown = tree.classes.published_names if names == "published" else tree.classes.names
+        raise InputError(f"{str(root)!r} holds no images of {config.name}; {_expected(config)}")
+    classes = tree.classes
+    shown = classes.published if names == "published" else classes.names
     if repeats := len(shown) - len(set(shown)):
         warnings.warn(f"{repeats} class names of {config.name} repeat others; these classes can never win", stacklevel=2)
     return ImageDataset(
@@ -135,8 +147,10 @@ def load_dataset(
         tuple(tree.paths),
         tuple(tree.labels),
         tuple(shown),
-        tree.classes.aliases,
+        classes.aliases,
         tuple(range(len(tree.paths))),
+        classes.before_descriptors if names == "published" else (),
+        tree.passed_over,
     )
 
 
@@ -150,17 +164,41 @@ def classes_of(config: Config) -> ClassList:
     return class_list(config.classes)
 
 
-def pictures_in(folder: Path) -> list[Path]:
-    """List the pictures under a class folder, in order of their names, without hidden ones.
+def pictures_in(folder: Path, passed: PassedOver | None = None) -> list[Path]:
+    """List the images under a class folder, in order of their paths.
+
+    Args:
+        folder: searched, with the folders that it links to.
+        passed: counts what is left out: hidden files, what archives leave, and files that are no images.
 
     Raises:
-        InputError: there are none.
+        InputError: there are none, or a folder cannot be read.
     """
-    found = (path for path in folder.rglob("*") if path.suffix.lower() in PICTURE_SUFFIXES and path.is_file())
-    shown = sorted(path for path in found if not any(part.startswith(".") for part in path.relative_to(folder).parts))
-    if not shown:
-        raise InputError(f"class folder {str(folder)!r} holds no pictures; fill or remove it")
-    return shown
+    passed = PassedOver() if passed is None else passed
+    before = len(passed.others)
+    found = images_in(folder, passed)
+    if not found:
+        names = passed.others[before:]
+        why = f" (its files are no images: {', '.join(names[:3])}{', ...' if len(names) > 3 else ''})" if names else ""
+        raise InputError(f"class folder {str(folder)!r} holds no images{why}; fill or remove it")
+    return found
+
+
+def images_by_folder(root: Path, passed: PassedOver, left_out: Sequence[str] = ()) -> list[tuple[Path, str]]:
+    """List the images of a tree of class folders, each with its folder's name.
+
+    Args:
+        root: of the tree.
+        passed: counts what is left out, also files beside the class folders.
+        left_out: folders that are no class.
+
+    Raises:
+        InputError: a class folder holds no images.
+    """
+    entries = sorted(path for path in root.iterdir() if is_wanted(path.name, passed))
+    passed.others += [path.name for path in entries if not path.is_dir()]
+    folders = [path for path in entries if path.is_dir() and path.name not in left_out]
+    return [(path, folder.name) for folder in folders for path in pictures_in(folder, passed)]
 
 
 def _layout(config: Config) -> Callable[[Path, Config], Tree]:

@@ -1,15 +1,19 @@
-"""The classes of the published datasets: how their trees name them, and how a person does."""
+"""The classes of the published datasets: how their trees, the papers' programs, other authors and a person name them."""
 
 from __future__ import annotations
 
 import csv
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import lru_cache
 from importlib import resources
+from typing import Literal
 
 from crossalign.errors import InputError
-from crossalign.text.descriptions import normalise_name
+from crossalign.text.names import normalise_name
+
+ClassNames = Literal["ours", "published"]
+"""Names that tell all classes apart, or those of the papers' programs."""
 
 
 @dataclass(frozen=True)
@@ -19,25 +23,32 @@ class ClassList:
     Attributes:
         keys: as the published tree names them: "n01440764", "american_bulldog", "arena/hockey".
         names: as a person does: "tench", "American Bulldog", "hockey arena"; no two are alike.
+        published: as the papers' programs do: "tench", "american bulldog", "arena"; some are alike. By default the names.
+        before_descriptors: as the papers' programs do before descriptors; by default the published names.
+        other_names: for each class what other authors call it in their files.
     """
 
     keys: tuple[str, ...]
     names: tuple[str, ...]
+    published: tuple[str, ...] = ()
+    before_descriptors: tuple[str, ...] = ()
+    other_names: tuple[tuple[str, ...], ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "published", self.published or self.names)
+        object.__setattr__(self, "before_descriptors", self.before_descriptors or self.published)
+        object.__setattr__(self, "other_names", self.other_names or ((),) * len(self.keys))
 
     @property
     def aliases(self) -> tuple[tuple[str, ...], ...]:
-        """For each class the other names that files may use for it."""
-        return tuple(zip(self.keys, self.published_names, self.names, strict=True))
-
-    @property
-    def published_names(self) -> tuple[str, ...]:
-        """The names as the papers' programs derive them: the key's words, without what stands behind a slash."""
-        return tuple(key.split("/")[0].replace("_", " ") for key in self.keys)
+        """For each class all names that files may use for it, its key first."""
+        columns = zip(self.keys, self.names, self.published, self.before_descriptors, self.other_names, strict=True)
+        return tuple(tuple(dict.fromkeys((*names, *others))) for *names, others in columns)
 
     def take(self, labels: Iterable[int]) -> ClassList:
         """Take some of the classes."""
         rows = list(labels)
-        return ClassList(tuple(self.keys[row] for row in rows), tuple(self.names[row] for row in rows))
+        return ClassList(*(tuple(getattr(self, field.name)[row] for row in rows) for field in fields(self)))
 
     def find(self, folders: Sequence[str]) -> dict[str, int]:
         """Match folders with classes by key or name, whatever their case, hyphens and underscores.
@@ -74,4 +85,11 @@ def class_list(name: str) -> ClassList:
     if name not in files:
         raise InputError(f"no class list {name!r} is bundled; bundled are {', '.join(sorted(files))}")
     rows = list(csv.DictReader(files[name].read_text(encoding="utf-8").splitlines()))
-    return ClassList(tuple(row["key"] for row in rows), tuple(row["name"] for row in rows))
+    published = tuple(row["published"] or row["name"] for row in rows)
+    return ClassList(
+        keys=tuple(row["key"] for row in rows),
+        names=tuple(row["name"] for row in rows),
+        published=published,
+        before_descriptors=tuple(row.get("before_descriptors") or name for row, name in zip(rows, published, strict=True)),
+        other_names=tuple(tuple(filter(None, (row.get("aliases") or "").split("|"))) for row in rows),
+    )

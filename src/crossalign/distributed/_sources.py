@@ -7,22 +7,48 @@ An address is a local path, or a URI such as "s3://bucket/prefix"; its parameter
 from __future__ import annotations
 
 import tarfile
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from itertools import count
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pyarrow
 import pyarrow.fs
 import pyarrow.parquet
 
-from crossalign.datasets import PICTURE_SUFFIXES
 from crossalign.errors import InputError
-from crossalign.images.decoding import Fetched, ImageLike
+from crossalign.images.finding import (
+    TABLE_SUFFIXES,
+    TAR_SUFFIXES,
+    PassedOver,
+    images_in,
+    is_hidden,
+    is_leftover,
+    is_packed,
+    looks_like_image,
+    parts_wanted,
+    suffix_says,
+)
+from crossalign.images.inputs import IMAGE_FIELDS, Fetched, ImageLike
 
-TAR_SUFFIXES, TABLE_SUFFIXES = (".tar", ".tar.gz", ".tgz"), (".parquet",)
 ROWS_AT_ONCE = 32
+MASKS = (
+    "seg",
+    "segmentation",
+    "semantic",
+    "instance",
+    "panoptic",
+    "mask",
+    "annotation",
+    "label",
+    "depth",
+    "normal",
+    "alpha",
+)
+"""Words before the suffix of a tar's member, as in "000.seg.png", that say that it is no photo but belongs to one."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +115,10 @@ def find_files(addresses: Sequence[str]) -> list[str]:
     Raises:
         InputError: a folder holds nothing to label, or pictures stand beside tars or tables.
     """
-    found = [file for address in addresses for file in _expand(address)]
+    passed = PassedOver()
+    found = [file for address in addresses for file in _expand(address, passed)]
+    if passed_over := str(passed):
+        warnings.warn(passed_over, stacklevel=2)
     packed = [_is_packed(file) for file in found]
     if any(packed) and not all(packed):
         loose, pack = found[packed.index(False)], found[packed.index(True)]
@@ -105,26 +134,41 @@ def units_of(files: Sequence[str], pictures_a_unit: int) -> list[Unit]:
 
 
 def _is_packed(address: str) -> bool:
-    return _bare(address).lower().endswith((*TAR_SUFFIXES, *TABLE_SUFFIXES))
+    return is_packed(_bare(address))
 
 
-def _expand(address: str) -> list[str]:
+def _expand(address: str, passed: PassedOver) -> list[str]:
     files, path = place(address)
     try:
         (about,) = files.get_file_info([path])
         if about.type != pyarrow.fs.FileType.Directory:
             return [address]
-        inside = files.get_file_info(pyarrow.fs.FileSelector(path, recursive=True))
+        if not is_remote(address):
+            names = [str(file) for file in images_in(Path(path), passed, packed=True)]
+        else:
+            names = _inside(files, path, passed)
     except OSError as error:
         raise InputError(f"{address!r} cannot be read ({' '.join(str(error).split())}); check the address") from None
-    suffixes = (*PICTURE_SUFFIXES, *TAR_SUFFIXES, *TABLE_SUFFIXES)
-    names = sorted(file.path for file in inside if file.is_file and file.path.lower().endswith(suffixes))
     if not names:
-        raise InputError(f"{address!r} holds nothing to label ({' '.join(suffixes)}); name another")
+        raise InputError(f"{address!r} holds nothing to label; give a folder of images, tars or Parquet tables")
     if not is_remote(address):
         return names
     scheme, question, parameters = address.partition("://")[0], *address.partition("?")[1:]
     return [f"{scheme}://{name}{question}{parameters}" for name in names]
+
+
+def _inside(files: Any, path: str, passed: PassedOver) -> list[str]:
+    """List what is to be labelled in a folder elsewhere, by suffix: each file that is opened there costs a request."""
+    inside = files.get_file_info(pyarrow.fs.FileSelector(path, recursive=True))
+    names = []
+    for name in sorted(file.path for file in inside if file.is_file):
+        if not parts_wanted(PurePosixPath(name.removeprefix(path)).parts, passed):
+            continue
+        if suffix_says(name) or is_packed(name):
+            names.append(name)
+        else:
+            passed.others.append(name)
+    return names
 
 
 @lru_cache(maxsize=16)
@@ -155,10 +199,18 @@ def _from_tar(address: str, wanted: Callable[[int], bool]) -> Iterator[ImageLike
     try:
         with files.open_input_stream(path, compression=None) as stream, tarfile.open(fileobj=stream, mode="r|*") as tar:
             for member in tar:
-                if member.isfile() and member.name.lower().endswith(PICTURE_SUFFIXES):
-                    # A tar that is streamed can be read in its order alone, so that nothing is left for later.
-                    file = tar.extractfile(member) if wanted(next(number)) else None
-                    yield Fetched(f"{name}/{member.name}", partial(bytes, file.read())) if file else None
+                if not _may_be_image(member):
+                    continue
+                content = b""
+                if suffix_says(member.name) is None:
+                    content = _content_of(tar, member)
+                    if not looks_like_image(content[:16]):
+                        continue
+                if not wanted(next(number)):
+                    yield None
+                    continue
+                # A tar that is streamed can be read in its order alone, so that nothing is left for later.
+                yield Fetched(f"{name}/{member.name}", partial(bytes, content or _content_of(tar, member)))
     except (tarfile.TarError, EOFError, FileNotFoundError) as error:
         yield _broken(name, f"tar {name!r} cannot be read ({' '.join(str(error).split())}); replace it or leave it out")
 
@@ -169,7 +221,7 @@ def _from_table(address: str, wanted: Callable[[int], bool]) -> Iterator[ImageLi
     try:
         with files.open_input_file(path) as file:
             table = pyarrow.parquet.ParquetFile(file)
-            column = _picture_column(table.schema_arrow)
+            column = _image_column(table)
             for batch in table.iter_batches(ROWS_AT_ONCE, columns=[column]):
                 for cell in batch.column(0):
                     row = next(number)
@@ -185,16 +237,56 @@ def _broken(name: str, reason: str) -> Fetched:
     return Fetched(name, fetch)
 
 
+def _may_be_image(member: tarfile.TarInfo) -> bool:
+    """Tell whether a member is a user's file that its name does not tell to be something else."""
+    path = PurePosixPath(member.name)
+    mask = path.stem.rpartition(".")[2].lower() in MASKS and "." in path.stem
+    # A tar of a folder by its absolute path may lie in a hidden one as a whole, so that only a hidden file is left out.
+    wanted = not (is_hidden(path.name) or any(map(is_leftover, path.parts)))
+    return member.isfile() and suffix_says(path.name) is not False and wanted and not mask
+
+
+def _content_of(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    file = tar.extractfile(member)
+    return file.read() if file else b""
+
+
 def _from_cell(cell: Any, name: str) -> ImageLike:
-    content, called = (cell.get("bytes"), cell.get("path")) if isinstance(cell, dict) else (cell, None)
-    return Fetched(f"{name} {called}" if called else name, partial(bytes, content or b""))
+    content, path = (cell.get("bytes"), cell.get("path")) if isinstance(cell, dict) else (cell, None)
+    called = f"{name} {path}" if path else name
+    if content:
+        return Fetched(called, partial(bytes, content))
+    about = f"; its path {path!r} is not opened" if path else ""
+    return _broken(called, f"row {name!r} holds no bytes of an image{about}; add them or leave it out")
 
 
-def _picture_column(schema: pyarrow.Schema) -> str:
-    """Find the column of bytes, as such or as the field "bytes" of a struct, as in datasets of the Hugging Face hub."""
-    for field in schema:
-        kind = field.type
-        struct = pyarrow.types.is_struct(kind) and kind.get_field_index("bytes") >= 0
-        if struct or pyarrow.types.is_binary(kind) or pyarrow.types.is_large_binary(kind):
-            return str(field.name)
-    raise InputError(f"no column holds bytes of pictures, but there are {', '.join(schema.names)}")
+def _image_column(table: Any) -> str:
+    """Find the column of images, as bytes or as structs with the field "bytes", as in datasets of the Hugging Face hub.
+
+    It is the one that is called so; else the only one whose first values are images.
+
+    Raises:
+        InputError: there is none, or there are several; names the columns.
+    """
+    schema = table.schema_arrow
+    columns = [field.name for field in schema if _holds_bytes(field.type)]
+    named = [column for column in columns if column.lower() in IMAGE_FIELDS]
+    if not named and columns:
+        first = next(table.iter_batches(ROWS_AT_ONCE, columns=columns), None)
+        named = [column for column in columns if first is not None and _begins_with_image(first.column(column))]
+    if len(named) != 1:
+        which = f"{', '.join(named)} may each be the images" if named else "no column holds bytes of images"
+        names = ", ".join(schema.names)
+        raise InputError(f"{which}, among the columns {names}; call the one of the images 'image'")
+    return str(named[0])
+
+
+def _holds_bytes(kind: pyarrow.DataType) -> bool:
+    struct = pyarrow.types.is_struct(kind) and kind.get_field_index("bytes") >= 0
+    return bool(struct or pyarrow.types.is_binary(kind) or pyarrow.types.is_large_binary(kind))
+
+
+def _begins_with_image(column: Any) -> bool:
+    cells = (cell["bytes"] if isinstance(cell, dict) else cell for cell in column.to_pylist())
+    start = next((cell[:16] for cell in cells if cell), b"")
+    return looks_like_image(start)

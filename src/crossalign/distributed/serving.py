@@ -29,6 +29,7 @@ except ImportError as error:
     raise InputError(f"serving on a cluster needs {error.name}; run `pip install 'crossalign[ray,serve]'`") from None
 
 from crossalign.web.engine import BATCH, Engine, Limits
+from crossalign.web.guards import Access
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -51,13 +52,13 @@ class Replica:
         load: loads the encoder.
         limits: limits of requests.
         labels: labels for requests without any.
-        login: (user, password) that every request must know, if any.
+        access: who may use the API, and where.
     """
 
     load: LoadOfWorker
     limits: Limits
     labels: tuple[str, ...] = ()
-    login: tuple[str, str] | None = field(default=None, repr=False)
+    access: Access = field(default_factory=Access)
 
     def app(self) -> FastAPI:
         """Load the encoder and build the application, on the worker.
@@ -68,7 +69,7 @@ class Replica:
         from crossalign.web.api import create_app
 
         engine = Engine(self.load(), self.limits, num_workers=max(1, self.load.workers.decoders))
-        return create_app(engine, self.labels, self.login)
+        return create_app(engine, self.labels, self.access)
 
 
 @contextmanager
@@ -95,7 +96,7 @@ def deployed(cluster: Cluster, replica: Replica, host: str, port: int) -> Iterat
             serve.run_many([target], wait_for_applications_running=False)
         except (ValueError, RuntimeError, ray.exceptions.RayError) as error:
             raise InputError(f"Ray Serve cannot deploy the API ({last_line(str(error))}); see `serve status`") from error
-        _wait_until_it_answers(reach, port, replica.login)
+        _wait_until_it_answers(reach, port, replica.access.login)
         yield port
     finally:
         # If the cluster has ended already, Ray would wait a minute and then end this process without a message.

@@ -13,6 +13,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from crossalign.encoders._description import describe
 from crossalign.encoders._memory import keep_freed_memory
 from crossalign.encoders._packages import check, check_reference, load_added
 from crossalign.encoders._runtime import Runtime, Tower, pick_runtime
@@ -22,6 +23,8 @@ from crossalign.images.decoding import ImageLike
 from crossalign.plugins import Plugins
 from crossalign.store.files import cache_root
 
+__all__ = ["ADDED", "Encoder", "backends", "describe", "load_encoder", "pick_device"]
+
 
 class Encoder(Protocol):
     """What every backend returns.
@@ -30,18 +33,27 @@ class Encoder(Protocol):
         name: the spec that loads it again, such as "open_clip:ViT-B-32/openai".
         width: D, of the joint space.
         logit_scale: what cosines are multiplied with before a softmax over classes.
+        logit_bias: what is added after that, before a sigmoid; None for models that were not trained with a sigmoid.
+        activation: of the towers' layers, such as "GELU" or "QuickGELU".
+        context: the most tokens of a text; longer ones are cut, with a warning.
+        weights: where they come from, in words.
         fingerprint: hex digest of the weights and of all that changes a feature, but for the runtime.
         tower: the image side's model, pixels to its raw outputs.
         runtime: how the tower is computed.
         preprocessing: how it wants its pixels.
         device: where it computes.
 
-    A package's encoder may leave out tower, finish and runtime together: then it is computed by its own `encode_images`.
+    A package's encoder may leave out tower, finish and runtime together: then it is computed by its own `encode_images`. It
+    may also leave out logit_bias, activation, context and weights.
     """
 
     name: str
     width: int
     logit_scale: float
+    logit_bias: float | None
+    activation: str
+    context: int
+    weights: str
     fingerprint: str
     preprocessing: Preprocessing
     device: torch.device
@@ -69,10 +81,10 @@ def load_encoder(
     precision: str | None = "f32",
     calibration: Sequence[ImageLike] = (),
 ) -> Encoder:
-    """Load an encoder: "builtin", "builtin:lite0", "open_clip:ViT-B-32/openai", "open_clip:ViT-B-32//path/to/weights.pt".
+    """Load an encoder, such as "builtin", "open_clip:ViT-B-32/openai" or "transformers:google/siglip-base-patch16-224".
 
     Args:
-        spec: the backend's name, then after a colon what that backend is to load.
+        spec: the backend's name, then after a colon what that backend is to load; see docs/encoders.md.
         device: "auto" takes a GPU where there is one; else any name that torch knows, such as "cpu" or "cuda:1".
         runtime: what computes the image tower: "torch", "openvino" (on a CPU) or "auto".
         precision: "f32", "bf16", "int8", or None for the fastest whose features agree with torch's in f32: on views of

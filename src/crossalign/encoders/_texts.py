@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 
 import torch
@@ -31,3 +32,23 @@ def encode_distinct(
     parts = [encode(tokens[rows][:, : int(lengths[rows[-1]])], lengths[rows]) for rows in order.split(batch_size)]
     features = torch.cat(parts)[torch.argsort(order)]
     return features[torch.tensor([place[text] for text in texts])]
+
+
+class CutTexts:
+    """Counts the texts that an encoder cuts, and warns of the first ones."""
+
+    def __init__(self, name: str, context: int):
+        """Take the encoder's name and the most tokens that a text may have."""
+        self._name, self._context = name, context
+        self.total = 0
+
+    def count(self, cut: Sequence[bool]) -> None:
+        """Count the True ones among distinct texts that were tokenized just now."""
+        number = sum(cut)
+        if number and not self.total:
+            warnings.warn(
+                f"{number} of {len(cut)} distinct prompts exceed the {self._context} tokens of {self._name} and were cut; "
+                "this is said once",
+                stacklevel=2,
+            )
+        self.total += number

@@ -1,9 +1,10 @@
-"""Tell weights apart by their content."""
+"""Tell models apart by their content: weights, activation, and all else that changes a feature."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,25 @@ def digest(modules: Iterable[nn.Module], *settings: object) -> str:
             hasher.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
             hasher.update(_raw(tensor))
     return hasher.hexdigest()
+
+
+def activations(*modules: nn.Module) -> str:
+    """Name the activations of models, such as "GELU" or "QuickGELU, ReLU", which weights alone do not tell."""
+    layers = {type(layer) for module in modules for layer in module.modules()}
+    known = {
+        layer.__name__ for layer in layers if layer.__module__ in ("torch.nn.modules.activation", "transformers.activations")
+    }
+    ours = {layer.__name__ for layer in layers if layer.__name__ == "QuickGELU"}
+    return ", ".join(sorted((known | ours) - {"MultiheadAttention"}))
+
+
+def tokenizer_content(tokenizer: Any) -> str:
+    """Give what decides the tokens of a tokenizer of the transformers library; empty for others."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is not None:
+        content: str = backend.to_str()
+        return content
+    return repr(sorted(tokenizer.get_vocab().items())) if hasattr(tokenizer, "get_vocab") else ""
 
 
 def _raw(tensor: Tensor) -> bytes:

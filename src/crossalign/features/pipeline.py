@@ -34,6 +34,9 @@ AHEAD = 16
 RECIPE_VERSION = 2
 """Raised whenever the same key would give other features."""
 
+TEXTS_AT_ONCE = 2048
+"""Texts that are encoded between two reports of progress."""
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -285,18 +288,29 @@ def encode_views(encoder: Encoder, images: Iterable[Tensor]) -> Iterator[Tensor]
     yield from features.split(list(counts))
 
 
-def text_features(texts: Sequence[str], encoder: Encoder, store: Store | None) -> Tensor:
-    """Encode texts to (K, D) float32, unless the store holds them."""
+def text_features(texts: Sequence[str], encoder: Encoder, store: Store | None, progress: Progress = silent) -> Tensor:
+    """Encode texts to (K, D) float32, unless the store holds them; `progress` is shown where there are many."""
     if store is None:
-        return encoder.encode_texts(texts)
+        return _encode_texts(texts, encoder, progress)
     digest = hashlib.blake2b("\0".join(texts).encode(), digest_size=16).hexdigest()
     key = {"kind": "texts", "version": RECIPE_VERSION, "encoder": encoder.fingerprint, "texts": digest}
     shards = store.open(key)
-    kept = shards.read(0)
-    if kept is None:
-        kept = {"texts": encoder.encode_texts(texts)}
-        shards.write(0, kept)
-    return kept["texts"]
+    cached = shards.read(0)
+    if cached is None:
+        cached = {"texts": _encode_texts(texts, encoder, progress)}
+        shards.write(0, cached)
+    return cached["texts"]
+
+
+def _encode_texts(texts: Sequence[str], encoder: Encoder, progress: Progress) -> Tensor:
+    if len(texts) <= TEXTS_AT_ONCE:
+        return encoder.encode_texts(texts)
+    parts = []
+    with progress(len(texts), "texts encoded") as bar:
+        for start in range(0, len(texts), TEXTS_AT_ONCE):
+            parts.append(encoder.encode_texts(texts[start : start + TEXTS_AT_ONCE]))
+            bar.update(len(parts[-1]))
+    return torch.cat(parts)
 
 
 def ordered_map(function: Callable[[Item], Result], items: Iterable[Item], workers: int, ahead: int) -> Iterator[Result]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -30,6 +31,9 @@ class Preprocessing:
         interpolation: of the resize, always with antialiasing.
         resize: "shortest" scales the shorter side to the input and cuts the centre (CLIP), "squash" ignores the aspect
             (SigLIP), "longest" fits the longer side and pads with `fill`.
+        resized: (height, width) that the image is resized to before its centre is cropped, if that is larger than the input.
+        half_pixel: where the centre crop begins if an odd number of pixels is left over: half of it, rounded to the even
+            number (torchvision) or down (transformers).
     """
 
     size: tuple[int, int]
@@ -38,12 +42,14 @@ class Preprocessing:
     interpolation: str = "bicubic"
     resize: Literal["shortest", "squash", "longest"] = "shortest"
     fill: int = 0
+    resized: tuple[int, int] | None = None
+    half_pixel: Literal["even", "down"] = "even"
 
     def fit(self, image: Tensor) -> Tensor:
         """Resize a (3, H, W) uint8 picture to (3, *size) uint8, as the encoder's own transform does."""
-        height, width = self.size
+        height, width = self.resized or self.size
         if self.resize == "squash":
-            return _resize(image, [height, width], self.interpolation)
+            return self._centre(_resize(image, [height, width], self.interpolation))
         sides = (height / image.shape[1], width / image.shape[2])
         if self.resize == "longest":
             target = [max(1, round(side * min(sides))) for side in image.shape[1:]]
@@ -57,7 +63,10 @@ class Preprocessing:
             image = _centre(image, [min(side, LONGEST * shorter) for side in image.shape[1:]])
         # Fractions of a pixel are cut, not rounded, as torchvision's Resize does.
         target = [max(1, int(side * max(sides) + 1e-6)) for side in image.shape[1:]]
-        return _centre(_resize(image, target, self.interpolation), [height, width])
+        return self._centre(_resize(image, target, self.interpolation))
+
+    def _centre(self, image: Tensor) -> Tensor:
+        return _centre(image, self.size, down=self.half_pixel == "down")
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """Turn (B, 3, H, W) pixels, uint8 in 0..255 or float in 0..1, into the encoder's float input."""
@@ -83,9 +92,10 @@ def _resize(image: Tensor, size: list[int], interpolation: str) -> Tensor:
     return F.interpolate(image[None].float(), size, **smooth)[0].round_().clamp_(0, 255).to(torch.uint8)
 
 
-def _centre(image: Tensor, size: list[int]) -> Tensor:
+def _centre(image: Tensor, size: Sequence[int], down: bool = False) -> Tensor:
     """Cut the middle out of (3, H, W)."""
-    top, left = (round((whole - part) / 2) for whole, part in zip(image.shape[1:], size, strict=True))
+    left_over = [length - part for length, part in zip(image.shape[1:], size, strict=True)]
+    top, left = (pixels // 2 if down else round(pixels / 2) for pixels in left_over)
     return image[:, top : top + size[0], left : left + size[1]]
 
 
@@ -286,7 +296,8 @@ def cut_boxes(
     height, width = preprocessing.size
     views = torch.empty((len(boxes), 3, height, width), dtype=torch.uint8, device=image.device) if out is None else out
     kernel = interpolation or preprocessing.interpolation
-    if image.device.type != "cpu" and height == width and kernel in KERNELS:
+    to_the_square = height == width and (interpolation is not None or preprocessing.resized is None)
+    if image.device.type != "cpu" and to_the_square and kernel in KERNELS:
         return views.copy_(resample(image, boxes, height, kernel))
     for view, (left, top, right, bottom) in zip(views, boxes.tolist(), strict=True):
         crop = image[:, top:bottom, left:right]

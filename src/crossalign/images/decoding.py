@@ -1,46 +1,29 @@
-"""A picture file, or pixels in any form, to the RGB that a person sees."""
+"""An image file, or pixels in any form, to the RGB that a person sees."""
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import os
+import re
 import stat
-import warnings
-from collections.abc import Callable
-from contextlib import nullcontext
-from dataclasses import dataclass
+import struct
 from functools import lru_cache
 from io import BytesIO
-from math import ceil
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 import torch
 from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL.JpegImagePlugin import JpegImageFile
 from torch import Tensor
 
 from crossalign.errors import InputError
-
-
-@dataclass(frozen=True)
-class Fetched:
-    """A picture file that lies elsewhere, and is fetched when it is its turn.
-
-    Attributes:
-        name: what results and errors call it.
-        fetch: gives its content; FileNotFoundError says that it is not there, and any other error that nobody knows.
-    """
-
-    name: str
-    fetch: Callable[[], bytes]
-
-    def __str__(self) -> str:
-        """Give its name."""
-        return self.name
-
-
-ImageLike = str | Path | Image.Image | np.ndarray[Any, Any] | Fetched
+from crossalign.images.arrays import image_of_array, image_of_deep, image_of_tensor, warn_of_faint_colours
+from crossalign.images.inputs import Fetched as Fetched
+from crossalign.images.inputs import ImageLike as ImageLike
+from crossalign.images.inputs import name_of, shortened, source_of
 
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -51,86 +34,132 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""What sets a picture upright, by its EXIF orientation."""
+"""What sets an image upright, by its EXIF orientation."""
 
-# `read_image` refuses what PIL only warns of, by itself: turning the warning into an error for a moment would change the
-# process's filters, and pictures are read in several threads.
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
-# What PIL warns of in broken EXIF names no file and changes no pixel.
-warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+REDUCED_PIXELS = 2**25
+"""Pixels that a JPEG above the limit is reduced to, at most, while it is decoded: 230 MB of memory."""
+REDUCIBLE = 8
+"""Times the limit up to which a JPEG is decoded at reduced size; a larger one takes too long to read."""
 
 
 def read_image(
-    source: ImageLike | BinaryIO,
+    source: ImageLike,
     *,
     name: str | None = None,
     formats: tuple[str, ...] | None = None,
     max_pixels: int | None = None,
     shortest: int | None = None,
 ) -> Tensor:
-    """Read a picture as the RGB a person sees: EXIF-turned, transparency on white, any mode or depth.
+    """Read an image as the RGB a person sees: EXIF-turned, transparency on white, any mode or depth.
 
     Args:
-        source: a path, an open file, a `Fetched` one, a PIL image, or an array (H, W), (H, W, 3) or (H, W, 4) of uint8 or
-            of floats in [0, 1].
+        source: a path, bytes, an open binary file, a `Fetched` one, a PIL image, an array (H, W), (H, W, 3) or (H, W, 4)
+            or a tensor (3, H, W) of uint8 or of floats in [0, 1], or a row of a dataset with one of these.
         name: what errors call it; by default its path.
         formats: PIL's names of the file formats that are read; by default all that PIL knows.
-        max_pixels: the most pixels that a file may unpack to; by default PIL's own limit.
-        shortest: a JPEG may be unpacked to a half, a quarter or an eighth of its size, which is many times faster, as long
-            as its shorter side keeps so many pixels; by default it never is.
+        max_pixels: the most pixels that are decoded; by default PIL's own limit. A JPEG above it is decoded at a half, a
+            quarter or an eighth of its size instead of being refused.
+        shortest: a JPEG may be decoded at a half, a quarter or an eighth of its size, which is many times faster, as long
+            as its shorter side keeps so many pixels; by default only a JPEG above the limit is.
 
     Returns:
         (3, H, W) uint8.
 
     Raises:
-        InputError: the file is missing, is no picture, is broken, or is too large to be decoded safely.
+        InputError: the file is missing, is no image, is broken, or is too large to be decoded safely; or the pixels are out
+            of range, or the source is something else.
     """
-    if isinstance(source, np.ndarray):
-        return _to_tensor(_from_array(source))
+    name = name or name_of(source)
+    called = f"image {shortened(name)!r}" if name else "the image"
     if isinstance(source, Fetched):
+        # Other errors than this one say nothing of the image, so that they are not turned into one of it.
         try:
-            content = source.fetch()
+            source = source.fetch()
         except FileNotFoundError:
-            raise InputError(f"picture {source.name!r} does not exist; check the path") from None
-        return read_image(BytesIO(content), name=source.name, formats=formats, max_pixels=max_pixels, shortest=shortest)
-    called = f"picture {name or str(source)!r}" if name or isinstance(source, (str, Path)) else "the picture"
+            raise InputError(f"{called} does not exist; check the path") from None
     try:
-        if isinstance(source, (str, Path)):
-            _check_file(called, source)
-        if isinstance(source, Image.Image):
-            return _to_tensor(source)
-        with _open(called, source, formats) as image:
-            if image.format == "EPS":
-                # PIL would hand the program that the file is to Ghostscript, whatever its name ends in.
-                raise InputError(f"{called} cannot be read (it is PostScript, which is run); replace it or leave it out")
-            _check_pixels(called, image.size, max_pixels or Image.MAX_IMAGE_PIXELS)
-            if shortest is not None and shortest < min(image.size):
-                # Only JPEG's transform can leave out detail while it unpacks; for other formats this does nothing.
-                share = shortest / min(image.size)
-                image.draft(None, (ceil(image.width * share), ceil(image.height * share)))
-            return _to_tensor(image)
+        return _to_tensor(source_of(source), called, formats, max_pixels, shortest)
     except FileNotFoundError:
-        raise InputError(f"{called} does not exist; check the path") from None
+        raise InputError(f"{called} {_missing(name or '')}") from None
     except IsADirectoryError:
-        raise InputError(f"{str(source)!r} is a folder, not a picture; give the pictures in it") from None
+        raise InputError(f"{called} is a folder, not an image; give the images in it") from None
     except UnidentifiedImageError:
-        kinds = f"none of {', '.join(formats)}" if formats else "no picture"
+        kinds = f"none of {', '.join(formats)}" if formats else "no image"
         raise InputError(f"{called} cannot be read (its content is {kinds}); replace it or leave it out") from None
     except InputError:
         raise
     except Exception as error:
+        if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+            raise InputError(f"{called} {_missing(name or '')}") from None
         # PIL's decoders fail on broken files in many types, RuntimeError among them.
         reason = " ".join(str(error).split()) or type(error).__name__
         raise InputError(f"{called} cannot be read ({reason}); replace it or leave it out") from None
 
 
-def _open(called: str, source: str | Path | BinaryIO, formats: tuple[str, ...] | None) -> Image.Image:
+def _missing(name: str) -> str:
+    if name.startswith("data:"):
+        return "is a data URL, not a path; decode it and give its bytes"
+    if re.match(r"https?://", name):
+        return "is a URL, not a path; download it and give the file"
+    return "does not exist; check the path"
+
+
+def _to_tensor(
+    source: Any, called: str, formats: tuple[str, ...] | None, max_pixels: int | None, shortest: int | None
+) -> Tensor:
+    if isinstance(source, np.ndarray):
+        return _seen(image_of_array(source), called)
+    if isinstance(source, Tensor):
+        return _seen(image_of_tensor(source), called)
+    if isinstance(source, Image.Image):
+        return _seen(source, called)
+    if isinstance(source, (str, Path)):
+        _check_file(called, source)
+        with open(source, "rb") as file:
+            return _from_file(file, called, formats, max_pixels, shortest)
     try:
-        return Image.open(source, formats=formats)
+        source.seek(0)
+    except (AttributeError, OSError):  # a pipe or a socket
+        source = BytesIO(source.read())
+    return _from_file(source, called, formats, max_pixels, shortest)
+
+
+def _from_file(
+    file: BinaryIO, called: str, formats: tuple[str, ...] | None, max_pixels: int | None, shortest: int | None
+) -> Tensor:
+    with _open(called, file, formats) as image:
+        if image.format == "EPS":
+            # PIL would hand the program that the file is to Ghostscript, whatever its name ends in.
+            raise InputError(f"{called} cannot be read (it is PostScript, which is run); replace it or leave it out")
+        most = max_pixels or Image.MAX_IMAGE_PIXELS
+        reduction = _reduction(image, most, shortest)
+        if reduction > 1:
+            image.draft(None, (max(1, image.width // reduction), max(1, image.height // reduction)))
+        _check_pixels(called, image.size, most)
+        deep_colours = image.mode in ("RGB", "RGBA", "LA") and any(
+            ";16" in str(tile[3]) for tile in getattr(image, "tile", ())
+        )
+        seen = _seen(image, called, _significant_bits(file, image))
+        if deep_colours:
+            warn_of_faint_colours(seen)
+        return seen
+
+
+def _open(called: str, file: BinaryIO, formats: tuple[str, ...] | None) -> Image.Image:
+    file.seek(0)
+    start = file.read(12)
+    file.seek(0)
+    try:
+        if start[:3] == b"\xff\xd8\xff" and (formats is None or "JPEG" in formats):
+            # Not by `Image.open`, which refuses a large JPEG for the pixels that it declares, before it can be reduced.
+            return JpegImageFile(file)
+        return Image.open(file, formats=formats)
+    except SyntaxError:
+        raise UnidentifiedImageError from None
     except UnidentifiedImageError:
         if formats is None and _reads_heif():
-            return Image.open(source)
-        if formats is None and _is_heic(source):
+            return Image.open(file)
+        if formats is None and start[4:] in (b"ftypheic", b"ftypheix", b"ftypheim", b"ftyphevc"):
             raise InputError(
                 f"{called} cannot be read (its content is HEIC); run `pip install pillow-heif`, or leave it out"
             ) from None
@@ -139,18 +168,11 @@ def _open(called: str, source: str | Path | BinaryIO, formats: tuple[str, ...] |
 
 @lru_cache(maxsize=1)
 def _reads_heif() -> bool:
-    """Plug HEIC, the pictures of many telephones, into PIL where the package for it is installed."""
+    """Plug HEIC, the images of many telephones, into PIL where the package for it is installed."""
     if importlib.util.find_spec("pillow_heif") is None:
         return False
     importlib.import_module("pillow_heif").register_heif_opener()
     return True
-
-
-def _is_heic(source: str | Path | BinaryIO) -> bool:
-    """Look at a file's first bytes: a box of the type "ftyp", and in it the brand."""
-    with nullcontext(source) if not isinstance(source, (str, Path)) else open(source, "rb") as file:
-        file.seek(0)
-        return file.read(12)[4:] in (b"ftypheic", b"ftypheix", b"ftypheim", b"ftyphevc")
 
 
 def _check_file(called: str, path: str | Path) -> None:
@@ -158,6 +180,20 @@ def _check_file(called: str, path: str | Path) -> None:
     mode = os.stat(path).st_mode
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
         raise InputError(f"{called} is no regular file; save it as one")
+
+
+def _reduction(image: Image.Image, most: int | None, shortest: int | None) -> int:
+    """Say to which part of its size a JPEG is to be decoded: 1, 2, 4 or 8; other formats cannot leave out detail."""
+    if not isinstance(image, JpegImageFile):
+        return 1
+    pixels, reduction = image.width * image.height, 1
+    while shortest is not None and reduction < 8 and min(image.size) / (2 * reduction) >= shortest:
+        reduction *= 2
+    # The decoder of a progressive JPEG holds all its coefficients, whatever it is reduced to.
+    if most is not None and most < pixels <= REDUCIBLE * most and "progressive" not in image.info:
+        while reduction < 8 and pixels > reduction**2 * min(REDUCED_PIXELS, most):
+            reduction *= 2
+    return reduction
 
 
 def _check_pixels(called: str, size: tuple[int, int], most: int | None) -> None:
@@ -169,22 +205,34 @@ def _check_pixels(called: str, size: tuple[int, int], most: int | None) -> None:
         )
 
 
-def _from_array(array: np.ndarray[Any, Any]) -> Image.Image:
-    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (3, 4)) or 0 in array.shape:
-        raise InputError(f"an array of shape {array.shape} is no picture; give (H, W), (H, W, 3) or (H, W, 4)")
-    if array.dtype.kind == "f":
-        array = (array.clip(0, 1) * 255).round().astype(np.uint8)
-    elif array.dtype == np.uint16:
-        array = (array >> 8).astype(np.uint8)
-    elif array.dtype != np.uint8:
-        raise InputError(f"an array of {array.dtype} is no picture; give uint8, uint16 or floats in [0, 1]")
-    return Image.fromarray(array)
+def _significant_bits(file: BinaryIO, image: Image.Image) -> int | None:
+    """Read how many bits of each value count: a PNG's sBIT chunk or a TIFF's MaxSampleValue; None if neither says."""
+    if not image.mode.startswith("I"):
+        return None
+    if image.format == "TIFF":
+        highest = image.tag_v2.get(281)  # type: ignore[attr-defined]
+        highest = max(highest) if isinstance(highest, tuple) and highest else highest
+        return int(highest).bit_length() if isinstance(highest, int) and highest > 0 else None
+    if image.format != "PNG":
+        return None
+    position, start = file.tell(), 8
+    try:
+        while True:
+            file.seek(start)
+            length, kind = struct.unpack(">I4s", file.read(8))
+            if kind == b"sBIT":
+                return file.read(1)[0]
+            if kind in (b"IDAT", b"IEND"):
+                return None
+            start += 12 + length
+    finally:
+        file.seek(position)
 
 
-def _to_tensor(image: Image.Image) -> Tensor:
+def _seen(image: Image.Image, called: str, bits: int | None = None) -> Tensor:
     image = _upright(image)
     if image.mode.startswith("I") or image.mode == "F":
-        image = _from_deep(image)
+        image = image_of_deep(image, called, bits)
     if "A" in image.mode or "a" in image.mode or "transparency" in image.info:
         rgba = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
@@ -195,22 +243,10 @@ def _to_tensor(image: Image.Image) -> Tensor:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """Turn a picture as its EXIF says. Broken EXIF says nothing, also where only what stands beside the turn is broken."""
+    """Turn an image as its EXIF says. Broken EXIF says nothing, also where only what stands beside the turn is broken."""
     image.load()
     try:
         turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:
         return image
     return image if turn is None else image.transpose(turn)
-
-
-def _from_deep(image: Image.Image) -> Image.Image:
-    """Bring 16-bit, 32-bit and float greyscale to 8 bits; PIL's own conversion clips them to white."""
-    values = np.asarray(image).astype(np.float64)
-    highest = values[np.isfinite(values)].max(initial=0)
-    values = np.nan_to_num(values, nan=0, posinf=highest, neginf=0)
-    if image.mode == "F" and highest <= 1:
-        white = 1.0
-    else:
-        white = 65535.0 if image.mode.startswith("I;16") or highest > 255 else 255.0
-    return Image.fromarray((values.clip(0, white) / white * 255).round().astype(np.uint8))

@@ -136,7 +136,8 @@ class Method:
         text_weights: of the class embeddings `TextFeatures.pooled`: "uniform", or "similarity" to the prompt of the class
             (WCA).
         options: numbers that a user may change, as in "zero:gamma=0.1"; named as in the paper or its program.
-        limits: for options that have them, the least and the greatest value; every option is above 0.
+        limits: for options that have them, the least and the greatest value. An option is above 0, except a switch, which is
+            off by default.
         released: what the method's own program uses.
         own_views: its views are the method, so it exists under the released protocol only (BiFTA).
         even_prompts: the classes must have the same number of prompts, made of the same templates.

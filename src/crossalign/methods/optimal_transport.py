@@ -183,7 +183,7 @@ def mass_above_mean(views: Tensor, x0: Tensor) -> Tensor:
     Returns:
         (N, M) masses that sum to one, zero for the views below the mean.
     """
-    similarity = torch.einsum("nmd,nd->nm", views.float(), x0.float())
+    similarity = (views.float() * x0.float()[:, None]).sum(-1)
     threshold = torch.minimum(similarity.mean(1, keepdim=True), similarity.amax(1, keepdim=True))
     above = (similarity >= threshold).float()
     return above / above.sum(1, keepdim=True)

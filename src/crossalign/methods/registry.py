@@ -193,7 +193,8 @@ _OWN = {
             "photo",
             stata.stata,
             sees="set",
-            options={"alpha": stata.ALPHA},
+            options={"alpha": stata.ALPHA, "soft_beta": 0.0},
+            limits={"soft_beta": (0.0, 1.0)},
         ),
         Method(
             "carprt",
@@ -279,8 +280,10 @@ def with_options(method: Method, options: Sequence[str]) -> Method:
             value = float(text)
         except ValueError:
             value = math.nan
-        if not (0 < value < math.inf and least <= value <= most):
-            lower = f"of at least {least:g}" if least > 0 else "above 0"
+        # A switch is off at 0.
+        switch = method.options[name] == 0
+        if not (least <= value <= most and value < math.inf and (value > 0 or switch)):
+            lower = f"of at least {least:g}" if least > 0 or switch else "above 0"
             upper = f" and at most {most:g}" if most < math.inf else ""
             raise InputError(f"{name} of {method.name} is {text!r}, but must be a number {lower}{upper}")
         changed[name] = value

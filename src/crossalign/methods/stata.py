@@ -47,7 +47,7 @@ class ClassModel:
 def stata(texts: TextFeatures, x0: Tensor, views: Tensor, config: ScoreConfig, options: Mapping[str, float]) -> Tensor:
     """Score classes by the assignments of StatA: (N, C) that sum to one for each image.
 
-    A `Score` that sees a "set"; option alpha.
+    A `Score` that sees a "set"; options alpha and soft_beta.
     """
     features, anchors = x0.float(), F.normalize(texts.pooled, dim=-1)
     log_y = class_log_probabilities(texts, features, config.logit_scale)
@@ -57,7 +57,7 @@ def stata(texts: TextFeatures, x0: Tensor, views: Tensor, config: ScoreConfig, o
     model = ClassModel(anchors, first.expand_as(anchors))
     for turn in range(ROUNDS):
         if turn:
-            model = fit(features, z, anchors, first, options["alpha"])
+            model = fit(features, z, anchors, first, options["alpha"], bool(options["soft_beta"]))
         z = assign(z, log_likelihoods(features, model).div_(LIKELIHOOD_SHARE).add_(log_y), affinities)
     return z
 
@@ -81,7 +81,7 @@ def squared_distances(features: Tensor, z: Tensor, means: Tensor) -> Tensor:
     return (squares.double() - 2 * exact * sums.double() + mass.double() * exact.square()).clamp(min=0)
 
 
-def fit(features: Tensor, z: Tensor, anchors: Tensor, first: Tensor, alpha: float) -> ClassModel:
+def fit(features: Tensor, z: Tensor, anchors: Tensor, first: Tensor, alpha: float, soft_beta: bool = False) -> ClassModel:
     """Fit the Gaussians to assignments, and mix them with what the texts say.
 
     With n_c the number of images whose best class is c, beta_c = n_c / (alpha + n_c) is the share of the images:
@@ -95,8 +95,10 @@ def fit(features: Tensor, z: Tensor, anchors: Tensor, first: Tensor, alpha: floa
         anchors: (C, D) t_c.
         first: (D,) S_0.
         alpha: weight of the texts, in images.
+        soft_beta: n_c is the sum of z_ic instead.
     """
-    counts = torch.bincount(z.argmax(1), minlength=z.shape[1])[:, None].to(z.dtype)
+    counts = z.sum(0) if soft_beta else torch.bincount(z.argmax(1), minlength=z.shape[1]).to(z.dtype)
+    counts = counts[:, None]
     beta = counts / (alpha + counts + 1e-12)
     means = F.normalize(beta * F.normalize(z.T @ features, dim=1) + (1 - beta) * anchors, dim=1)
     mass = z.sum(0)[:, None].clamp(min=LEAST_MASS)

@@ -63,8 +63,8 @@ def autoclip(texts: TextFeatures, x0: Tensor, views: Tensor, config: ScoreConfig
         )
     if counts[0] == 1:
         raise InputError("autoclip weights templates, but each class has one prompt; take more, such as many-templates")
-    cosines = (x0.double() @ texts.features.double().T).view(len(x0), len(counts), -1)
-    return (cosines * template_weights(cosines, options["beta"])[:, None]).sum(2).float()
+    cosines = (x0 @ texts.features.T).view(len(x0), len(counts), -1)
+    return (cosines * template_weights(cosines, options["beta"])[:, None]).sum(2)
 
 
 def template_weights(cosines: Tensor, beta: float = AUTOCLIP_BETA) -> Tensor:
@@ -81,14 +81,14 @@ def template_weights(cosines: Tensor, beta: float = AUTOCLIP_BETA) -> Tensor:
     alpha.
 
     Args:
-        cosines: (N, C, L) float64.
+        cosines: (N, C, L).
         beta: share of the greatest entropy.
 
     Returns:
         (N, L) weights that sum to one. Templates that are all alike, where the program fails, get equal weights.
     """
     means = cosines.mean(2)
-    gradient = (means.softmax(1)[:, :, None] * (cosines - means[:, :, None])).sum(1) / cosines.shape[2]
+    gradient = (means.softmax(1)[:, :, None] * (cosines - means[:, :, None])).sum(1).double() / cosines.shape[2]
     target = beta * math.log(cosines.shape[2])
     low, alpha = torch.zeros_like(gradient[:, :1]), torch.zeros_like(gradient[:, :1])
     running, width = torch.ones_like(alpha, dtype=torch.bool), AUTOCLIP_LONGEST
@@ -99,7 +99,7 @@ def template_weights(cosines: Tensor, beta: float = AUTOCLIP_BETA) -> Tensor:
         entropy = -(weights * (weights + 1e-10).log()).sum(1, keepdim=True)
         low = torch.where(entropy > target, alpha, low)
         running = running & (width >= AUTOCLIP_TOLERANCE * (1 + alpha))
-    return (alpha * gradient).softmax(1)
+    return (alpha * gradient).softmax(1).to(cosines.dtype)
 
 
 def cgbc(texts: TextFeatures, x0: Tensor, views: Tensor, config: ScoreConfig, options: Mapping[str, float]) -> Tensor:

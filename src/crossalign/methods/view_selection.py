@@ -108,7 +108,8 @@ def mta_mode(
     the authors' program there are five rounds of at most five steps each.
 
     With fewer than five views rho leaves no neighbour and the program gives no number; here there is at least one neighbour,
-    and the mode of a single view is that view. A bandwidth of zero, of a view that has a twin, counts as 1e-12.
+    and the mode of a single view is that view. A bandwidth of zero, of a view that has a twin, counts as 1e-12: such views
+    have density only while the mode is exactly there.
 
     Args:
         views: (N, V, D) features, the global view first.

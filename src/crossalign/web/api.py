@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import csv
 import json
+import re
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -29,14 +29,15 @@ from crossalign import __version__
 from crossalign.encoders import backends
 from crossalign.errors import InputError
 from crossalign.methods.registry import METHODS
+from crossalign.text.labels import check_labels, split_labels
 from crossalign.web.engine import Busy, Engine, Limits, Unavailable
-from crossalign.web.guards import BasicAuth, BodyLimit
+from crossalign.web.guards import Access, BasicAuth, BodyLimit, OtherOrigins, PathPrefix, route_of
 from crossalign.web.label_sets import Question
 
 Pictures = list[tuple[str, BinaryIO]]
 MOST = 1_000_000
 """No question makes sense of a larger number, and tensors cannot count as far as JSON."""
-METHOD_NAMES = [method.name for method in METHODS.values() if method.single_image]
+METHOD_NAMES: list[Any] = [method.name for method in METHODS.values() if method.single_image]
 Body = TypeVar("Body", bound=BaseModel)
 
 
@@ -69,7 +70,7 @@ class Asked(BaseModel):
 class AskedWithPictures(Asked):
     """The JSON body: pictures in base64 beside what is asked of them."""
 
-    images: list[str] = Field(min_length=1, description="Picture files in base64.")
+    images: list[str] = Field(min_length=1, description="Image files in base64, or data URLs with base64.")
 
 
 class Found(BaseModel):
@@ -145,7 +146,10 @@ MULTIPART = {
     "required": ["images"],
     "properties": {
         "images": {"type": "array", "items": {"type": "string", "format": "binary"}, "minItems": 1},
-        "labels": {"type": "string", "description": "Comma separated; commas inside double quotes do not split."},
+        "labels": {
+            "type": "string",
+            "description": "Comma separated, one per line, or a JSON list; commas inside double quotes do not split.",
+        },
         "descriptions": {"type": "string", "description": "JSON: {label: [text]}."},
         "method": {
             "type": "string",
@@ -163,21 +167,22 @@ BODIES = {
 }
 
 
-def create_app(engine: Engine, labels: Sequence[str] = (), login: tuple[str, str] | None = None) -> FastAPI:
+def create_app(engine: Engine, labels: Sequence[str] = (), access: Access | None = None) -> FastAPI:
     """Build the application.
 
     Args:
         engine: answers.
         labels: class names for requests that bring none.
-        login: (user, password) that every request must know, if any.
+        access: who reaches it, and where; by default everybody, at the root, and no other web page.
     """
+    access = access or Access()
     app = FastAPIOffline(
         title="crossalign",
         version=__version__,
         description="Labels for pictures, without training: see `crossalign serve --help`.",
         redoc_url=None,
         # It refuses nobody, but tells the documentation that `BasicAuth` will.
-        dependencies=[Depends(HTTPBasic(auto_error=False))] if login else [],
+        dependencies=[Depends(HTTPBasic(auto_error=False))] if access.login else [],
     )
     # Requests with a place in the queue never wait for a thread.
     threads = ThreadPoolExecutor(engine.limits.queue, "request")
@@ -223,16 +228,23 @@ def create_app(engine: Engine, labels: Sequence[str] = (), login: tuple[str, str
     _refuse_the_rest(app)
     _put_reasons(app)
     app.add_middleware(BodyLimit, megabytes=engine.limits.megabytes)
-    if login:
-        app.add_middleware(BasicAuth, user=login[0], password=login[1])
+    # Each of these is asked before those above it.
+    if access.login:
+        app.add_middleware(BasicAuth, user=access.login[0], password=access.login[1])
+    if access.origins:
+        # A browser asks without a password whether a page's script may.
+        app.add_middleware(OtherOrigins, origins=access.origins)
+    if access.root_path:
+        app.add_middleware(PathPrefix, root_path=access.root_path)
     return app
 
 
 def _answer(engine: Engine, pictures: Pictures, asked: Asked, labels: Sequence[str]) -> Answer:
     settings = asked.model_dump(include={"descriptions", "method", "domain", "views"})
-    if not asked.labels and not labels:
+    if asked.labels is None and not labels:
         raise InputError("no labels were given, and the server has none of its own; send two or more")
-    classify = engine.classifier(Question.of(asked.labels or labels, **settings))
+    names = labels if asked.labels is None else check_labels(asked.labels)
+    classify = engine.classifier(Question.of(names, **settings))
     results = []
     for (name, _), features in zip(pictures, engine.encode(pictures, classify), strict=True):
         if isinstance(features, InputError):
@@ -277,11 +289,7 @@ async def _from_form(request: Request, limits: Limits) -> tuple[Pictures, Asked]
     if labels := form.getlist("labels"):
         if any(isinstance(label, UploadFile) for label in labels):
             raise Refused(422, "labels must be text, not a file")
-        lines = [line for label in labels for line in str(label).splitlines()]
-        try:
-            fields["labels"] = [label for row in csv.reader(lines, skipinitialspace=True) for label in row]
-        except csv.Error as error:
-            raise Refused(422, f"labels cannot be split at commas ({error})") from None
+        fields["labels"] = [label for text in labels for label in split_labels(str(text), "labels")]
     asked = _checked(lambda: Asked.model_validate(fields))
     return [(file.filename or f"number {n}", file.file) for n, file in enumerate(files, start=1)], asked
 
@@ -293,11 +301,21 @@ async def _from_json(request: Request, limits: Limits) -> tuple[Pictures, Asked]
         raise Refused(422, f"{len(asked.images)} images were given, but {limits.images} are the limit; send fewer")
     pictures: Pictures = []
     for n, text in enumerate(asked.images, start=1):
-        try:
-            pictures.append((f"number {n}", BytesIO(base64.b64decode(text, validate=True))))
-        except ValueError:
-            raise Refused(422, f"image number {n} is no base64") from None
+        pictures.append((f"number {n}", BytesIO(_from_base64(text, n))))
     return pictures, asked
+
+
+def _from_base64(text: str, number: int) -> bytes:
+    """Decode base64 as programs write it: in one line or wrapped, of either alphabet, or in a data URL."""
+    if text[:5].lower() == "data:":
+        kind, comma, text = text.partition(",")
+        if not comma or not kind.lower().endswith(";base64"):
+            raise Refused(422, f"image number {number} is a data URL without base64; send data:image/png;base64,...")
+    text = re.sub(r"\s+", "", text).translate(str.maketrans("-_", "+/")).rstrip("=")
+    try:
+        return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
+    except ValueError:
+        raise Refused(422, f"image number {number} is no base64; send the file's bytes as base64, or a data URL") from None
 
 
 def _parsed(text: Any) -> Any:
@@ -323,7 +341,8 @@ def _refuse_the_rest(app: FastAPI) -> None:
     """Answer in JSON below /v1, too, where nothing is; else whatever is mounted on / would."""
 
     async def refuse(scope: Scope, receive: Receive, send: Send) -> None:
-        path = scope["path"]
+        # This mount's own path is a part of its root.
+        path = scope["path"].removeprefix(scope["root_path"].removesuffix("/v1"))
         found = [getattr(route, "methods", None) or () for route in app.routes if getattr(route, "path", "") == path]
         methods = sorted({method for of_route in found for method in of_route})
         reason = f"{path} answers {', '.join(methods)} alone" if methods else f"there is nothing at {path}; see /docs"
@@ -349,7 +368,7 @@ def _put_reasons(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def not_here(request: Request, error: HTTPException) -> JSONResponse:
-        reason = f"there is nothing at {request.url.path}; see /docs" if error.status_code == 404 else error.detail
+        reason = f"there is nothing at {route_of(request.scope)}; see /docs" if error.status_code == 404 else error.detail
         return JSONResponse({"reason": reason}, error.status_code, error.headers)
 
     @app.exception_handler(Refused)

@@ -63,7 +63,12 @@ class LabelSets:
         question = replace(question, views=None)
         with self._lock:
             if question not in self._kept:
-                self._kept[question] = self._pool.submit(self._make, question)
+                try:
+                    self._kept[question] = self._pool.submit(self._make, question)
+                except RuntimeError:  # The pool has been shut down: no other state of it refuses work.
+                    cancelled: Future[Classifier] = Future()
+                    cancelled.cancel()
+                    return cancelled
             self._kept.move_to_end(question)
             return self._kept[question]
 

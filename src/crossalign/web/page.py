@@ -20,9 +20,10 @@ from crossalign.explanation import explain
 from crossalign.features.adaptive import Rounds
 from crossalign.methods.registry import METHODS
 from crossalign.text.descriptions import bundled_descriptions, bundled_names
+from crossalign.text.labels import check_labels, joined_labels, split_labels
 from crossalign.web.engine import Busy, Engine, Unavailable
 from crossalign.web.label_sets import Question, Views
-from crossalign.web.question import as_lines, as_list, question_of, split_labels
+from crossalign.web.question import as_lines, question_of
 from crossalign.web.results import (
     Shown,
     answer_html,
@@ -59,7 +60,9 @@ PHOTOS = {
 EMPTY = "<p class='ca-empty'>Choose pictures, name two or more labels, and the answer stands here, with its reasons.</p>"
 
 
-def mount_page(app: FastAPI, engine: Engine, labels: Sequence[str] = (), llm: Server | None = None) -> None:
+def mount_page(
+    app: FastAPI, engine: Engine, labels: Sequence[str] = (), llm: Server | None = None, root_path: str = ""
+) -> None:
     """Put the page on an application's root.
 
     Args:
@@ -67,11 +70,13 @@ def mount_page(app: FastAPI, engine: Engine, labels: Sequence[str] = (), llm: Se
         engine: answers.
         labels: stand in the labels' field at first.
         llm: is asked for descriptions, if there is one.
+        root_path: the path below which a proxy serves the application, or empty.
     """
     gr.mount_gradio_app(
         app,
         Page(engine, labels, llm).blocks,
         path="/",
+        root_path=root_path or None,
         theme=_theme(),
         css_paths=Path(__file__).with_name("page.css"),
         footer_links=[],
@@ -129,7 +134,7 @@ class Page:
         gr.Markdown("or a photo to try:")
         self._photos = _thumbnails(list(map(str, PHOTOS)), 4, elem_id="photos")
         self._labels = gr.Textbox(
-            value=as_list(labels),
+            value=joined_labels(labels),
             label="Labels",
             info="Two or more, separated by commas or one a line",
             placeholder="cat, dog, cup of coffee",
@@ -278,7 +283,7 @@ class Page:
 
     def _dataset_labels(self, name: str) -> tuple[str, str, str]:
         config = load_config(name)
-        return as_list(classes_of(config).names), "", config.domain
+        return joined_labels(classes_of(config).names), "", config.domain
 
     def _dataset_descriptions(self, name: str | None) -> str:
         config = load_config(name) if name else None
@@ -299,9 +304,9 @@ class Page:
             progress((len(answers), len(names)), "asking", unit="labels")
 
         try:
-            names = split_labels(labels)
-            if not 1 <= len(names) <= ASKED:
-                raise InputError(f"the LLM is asked about 1 to {ASKED} labels at once, but there are {len(names)}")
+            names = check_labels(split_labels(labels, "the field of labels"), least=1)
+            if len(names) > ASKED:
+                raise InputError(f"the LLM is asked about up to {ASKED} labels at once, but there are {len(names)}")
             await describe(self._llm, order, {name: order.question(name) for name in names}, arrived)
         except InputError as error:
             raise _in_words(error) from error

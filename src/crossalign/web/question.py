@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Mapping, Sequence
 
 from crossalign.errors import InputError
 from crossalign.text.descriptions import parse_descriptions
+from crossalign.text.labels import split_labels
 from crossalign.web.label_sets import Question, Views
 
 
@@ -17,26 +17,9 @@ def question_of(labels: str, descriptions: str, method: str, views: Views, domai
     Raises:
         InputError: the descriptions cannot be read.
     """
-    texts = _texts(descriptions, split_labels(labels)) if descriptions.strip() else None
-    return Question.of(split_labels(labels), texts, method=method, views=views, domain=domain)
-
-
-def split_labels(text: str) -> list[str]:
-    """Split at commas and line ends; double quotes keep a comma in a label.
-
-    Raises:
-        InputError: a label is longer than any can be.
-    """
-    try:
-        rows = list(csv.reader(text.splitlines(), skipinitialspace=True))
-    except csv.Error as error:
-        raise InputError(f"the labels cannot be split at commas ({error}); mend them") from None
-    return [label.strip() for row in rows for label in row if label.strip()]
-
-
-def as_list(labels: Sequence[str]) -> str:
-    """Write labels one a line, so that `split_labels` gives them back."""
-    return "\n".join(f'"{label}"' if "," in label else label for label in labels)
+    names = split_labels(labels, "the field of labels")
+    texts = _texts(descriptions, names) if descriptions.strip() else None
+    return Question.of(names, texts, method=method, views=views, domain=domain)
 
 
 def _texts(typed: str, labels: Sequence[str]) -> Mapping[str, Sequence[str]]:

@@ -160,7 +160,8 @@ def _bundled() -> list[str]:
     return sorted(file.removesuffix(".yaml") for file in files if file.endswith(".yaml"))
 
 
-ALIASES = {"imagenet-s": "imagenet-sketch"}
+ALIASES = {"imagenet-s": "imagenet-sketch", "place365": "places365"}
+"""Other names of bundled configs, as other programs have them."""
 
 
 def _check(name: str, module: Any) -> Any:

@@ -10,9 +10,10 @@ import csv
 import warnings
 from pathlib import Path
 
-from crossalign.datasets import Tree, classes_of, find_tree, pictures_in
+from crossalign.datasets import Tree, classes_of, find_tree, images_by_folder
 from crossalign.datasets.class_lists import ClassList
 from crossalign.datasets.configs import Config
+from crossalign.images.finding import PassedOver
 
 SYNSETS = {"imagenet-a": "imagenet_a_synsets.txt", "imagenet-r": "imagenet_r_synsets.txt"}
 """The sets that cover a part of the 1000 classes, and timm's list of that part."""
@@ -21,7 +22,9 @@ SYNSETS = {"imagenet-a": "imagenet_a_synsets.txt", "imagenet-r": "imagenet_r_syn
 def read(root: Path, config: Config) -> Tree:
     """Read a tree; the classes are all 1000, or those whose folders exist where the set covers only a part."""
     tree = find_tree(root, config)
-    pictures = _from_lists(root, tree) if any(tree.glob("ILSVRC2012_val_*.JPEG")) else _from_folders(tree)
+    passed = PassedOver()
+    flat = any(tree.glob("ILSVRC2012_val_*.JPEG"))
+    pictures = _from_lists(root, tree) if flat else images_by_folder(tree, passed)
     folders = sorted({folder for _, folder in pictures})
     every, part = classes_of(config), _part(config.name)
     classes = every.take(row for row, wnid in enumerate(every.keys) if wnid in part) if part else every
@@ -34,12 +37,7 @@ def read(root: Path, config: Config) -> Tree:
             warnings.warn(f"{len(present)} of the {len(part)} classes of {config.name} are there", stacklevel=2)
         classes = classes.take(present)
         labels = {folder: present.index(label) for folder, label in labels.items()}
-    return Tree([path for path, _ in pictures], [labels[folder] for _, folder in pictures], classes)
-
-
-def _from_folders(tree: Path) -> list[tuple[Path, str]]:
-    folders = sorted(path for path in tree.iterdir() if path.is_dir() and not path.name.startswith("."))
-    return [(path, folder.name) for folder in folders for path in pictures_in(folder)]
+    return Tree([path for path, _ in pictures], [labels[folder] for _, folder in pictures], classes, str(passed))
 
 
 def _from_lists(root: Path, tree: Path) -> list[tuple[Path, str]]:

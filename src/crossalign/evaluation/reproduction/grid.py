@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from crossalign import __version__
-from crossalign.datasets import ImageDataset
+from crossalign.datasets import ClassNames, ImageDataset
 from crossalign.datasets.configs import TREE_FIELDS, Config
 from crossalign.encoders import Encoder, load_encoder
 from crossalign.errors import InputError
@@ -25,7 +25,7 @@ from crossalign.methods.alignment import Form
 from crossalign.methods.registry import pick_methods
 from crossalign.store.files import write_whole
 from crossalign.store.shards import Store
-from crossalign.text.descriptions import Descriptions
+from crossalign.text.descriptions import Descriptions, Style
 
 FORM: Form = "released"
 PROTOCOL: Protocol = "released"
@@ -57,6 +57,8 @@ class Settings:
         data_root: folder of the datasets.
         output: folder of the results files.
         descriptions: description files, or folders of them.
+        description_style: kind of their texts; by default as the files state, or as the texts show.
+        class_names: as for `load_dataset`.
         allow_missing, seed, num_workers: as for `evaluate`.
         limit: number of images per dataset, spread evenly; all if None.
         device: as for `load_encoder`.
@@ -66,6 +68,8 @@ class Settings:
     data_root: Path
     output: Path
     descriptions: tuple[Path, ...] = ()
+    description_style: Style | None = None
+    class_names: ClassNames = "published"
     allow_missing: bool = False
     seed: int = 0
     limit: int | None = None
@@ -133,7 +137,7 @@ def _datasets(cells: Iterable[GridCell], settings: Settings, outcome: Outcome) -
     datasets = {}
     for config in {cell.config.name: cell.config for cell in cells}.values():
         try:
-            dataset = sources.find_dataset(config, settings.data_root)
+            dataset = sources.find_dataset(config, settings.data_root, settings.class_names)
         except InputError as error:
             outcome.failed.append(f"{config.name}: {error}")
             continue
@@ -153,7 +157,7 @@ def _measure(
     progress: Progress,
 ) -> dict[str, Any]:
     """Read a cell's results file, or evaluate the cell and write the file."""
-    descriptions = sources.find_descriptions(cell.config, settings.descriptions)
+    descriptions = sources.find_descriptions(cell.config, settings.descriptions, settings.description_style)
     made_of = _made_of(cell.config, dataset, encoder, descriptions, settings)
     file = results_file(settings.output, dataset.name, encoder.name)
     name = f"{dataset.name} with {encoder.name}"
@@ -212,6 +216,7 @@ def _made_of(
         "version": __version__,
         "dataset": dataset.fingerprint,
         "class_names": _digest(dataset.class_names),
+        "names": settings.class_names,
         "encoder": [encoder.name, encoder.fingerprint],
         "descriptions": _digest(texts),
         "allow_missing": settings.allow_missing,

@@ -58,13 +58,13 @@ def published_table(number: int) -> PublishedTable:
 def published_encoder(spec: str) -> str | None:
     """Say which of the paper's encoders a spec for `load_encoder` is: "open_clip:ViT-B-32/openai" is "ViT-B-32".
 
-    A checkpoint file counts as OpenAI's weights if it bears the name that OpenAI gave it, such as ViT-B-32.pt. Its
-    architecture must then be the one with OpenAI's activation, such as ViT-B-32-quickgelu, since a file does not say so.
+    A file counts as OpenAI's weights if the spec says so (ViT-B-32/openai@FILE), or if it has the name that OpenAI gave it,
+    such as ViT-B-32.pt.
     """
     backend, _, rest = spec.partition(":")
     arch, _, weights = rest.partition("/")
     plain = arch.removesuffix("-quickgelu")
     if backend != "open_clip" or plain not in published_table(1).encoders:
         return None
-    from_file = arch != plain and PurePath(weights).name == f"{plain}.pt"
-    return plain if weights == "openai" or from_file else None
+    tag = weights.partition("@")[0].lower()
+    return plain if tag == "openai" or PurePath(weights).name == f"{plain}.pt" else None

@@ -155,7 +155,7 @@ def provenance(outcome: Outcome, command: str) -> list[str]:
         f"encoders: {'; '.join(encoders)}",
         f"views: {'; '.join(views)}; scales: {'; '.join(scales)}",
         f"descriptions: {'; '.join(texts)}",
-        f"datasets: {'; '.join(data)}; class names as published",
+        f"datasets: {'; '.join(data)}; class names: {contents[0]['made_of']['names']}",
         f"seed: {contents[0]['seed']}; form of the score: {contents[0]['results'][0]['form']}",
         f"command: {command}",
     ]

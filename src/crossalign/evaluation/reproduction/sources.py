@@ -4,46 +4,36 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
-from crossalign.datasets import ImageDataset, classes_of, load_dataset
-from crossalign.datasets.configs import Config
+from crossalign.datasets import ClassNames, ImageDataset, classes_of, load_dataset
+from crossalign.datasets.configs import ALIASES, Config
 from crossalign.datasets.layouts.torchvision import PICTURES
 from crossalign.errors import InputError
-from crossalign.text.descriptions import Descriptions, bundled_descriptions, load_descriptions
+from crossalign.text.descriptions import Descriptions, Style, bundled_descriptions, load_descriptions
+from crossalign.text.prompts import PromptInputs, prompt_inputs
 
 
-def find_dataset(config: Config, data_root: Path) -> ImageDataset | None:
+def find_dataset(config: Config, data_root: Path, names: ClassNames = "published") -> ImageDataset | None:
     """Load a dataset from DATA_ROOT/NAME, or from DATA_ROOT if its published tree lies there; None if it is in neither.
 
-    Class names are the published ones where the dataset has two lists, as the published figures were taken with them.
+    Class names are the published ones by default, since the published figures were taken with them.
 
     Raises:
         InputError: DATA_ROOT/NAME is there, but is not the dataset's tree.
     """
     own = data_root / config.name
     if own.exists():
-        return _load(config, own)
+        return load_dataset(config, own, names=names)
     kind = (config.torchvision or {}).get("class", "")
     signs = [*config.subfolders, *([PICTURES[kind]] if config.layout == "torchvision" else [])]
     if not any((data_root / sign).exists() for sign in signs):
         return None
     try:
-        return _load(config, data_root)
+        return load_dataset(config, data_root, names=names)
     except InputError:
         # Folders such as "val" are named alike in several datasets: that one was another's.
         return None
-
-
-def _load(config: Config, root: Path) -> ImageDataset:
-    if config.classes == "imagenet":
-        return load_dataset(config, root)
-    dataset = load_dataset(config, root, names="published")
-    # The bundled descriptions are filed under the tidy names.
-    tidy = classes_of(config).names
-    aliases = ((*others, name) for others, name in zip(dataset.aliases, tidy, strict=True))
-    return replace(dataset, aliases=tuple(aliases))
 
 
 def how_to_get(config: Config, data_root: Path) -> str:
@@ -56,16 +46,48 @@ def how_to_get(config: Config, data_root: Path) -> str:
     return f"{config.name} ({config.title}): fetch it with `{fetch}`, or from {config.url} into {folder!r}"
 
 
-def find_descriptions(config: Config, given: Sequence[Path]) -> list[Descriptions]:
+def find_descriptions(config: Config, given: Sequence[Path], style: Style | None = None) -> list[Descriptions]:
     """Load a dataset's descriptions: the given files that bear its name, in given folders or one folder below; else those
     that ship with the package.
+
+    A file is named NAME.json, or NAME-clip-d.json and NAME-cupl.json as in WCA's release, which come first.
+
+    Args:
+        config: the dataset's.
+        given: files and folders.
+        style: what the files' texts are, whatever they state.
 
     Raises:
         InputError: a file holds something else.
     """
-    wanted = list(dict.fromkeys((config.name, config.descriptions)))
-    files = [file for path in given for name in wanted for file in _named(path, name)]
-    return [load_descriptions(file) for file in files] or [bundled_descriptions(config.descriptions)]
+    files = [file for path in given for file in _named(path, config)]
+    return [load_descriptions(file, style) for file in files] or [bundled_descriptions(config.descriptions)]
+
+
+def released_prompts(config: Config, given: Sequence[Path], seed: int = 0) -> PromptInputs:
+    """Gather what the prompts of the released programs are made of, without a dataset's images.
+
+    Class names are the published ones, and descriptions are taken as they stand; `prompts.SOURCES` makes the prompts.
+
+    Args:
+        config: a dataset's that has a class list.
+        given: files and folders of descriptions, as for `find_descriptions`.
+        seed: of random descriptors and choices.
+
+    Raises:
+        InputError: a file lacks a class or holds something else.
+    """
+    classes = classes_of(config)
+    return prompt_inputs(
+        classes.published,
+        classes.aliases,
+        find_descriptions(config, given),
+        templates=config.templates,
+        domain=config.domain,
+        seed=seed,
+        as_published=True,
+        descriptor_names=classes.before_descriptors,
+    )
 
 
 def check_descriptions(given: Sequence[Path], configs: Sequence[Config]) -> None:
@@ -74,16 +96,25 @@ def check_descriptions(given: Sequence[Path], configs: Sequence[Config]) -> None
     Raises:
         InputError: it isn't.
     """
-    names = sorted({name for config in configs for name in (config.name, config.descriptions)})
     for path in given:
         if not path.exists():
             raise InputError(f"descriptions {str(path)!r} do not exist; give a folder or files of {{class: [text]}}")
-        if not any(_named(path, name) for name in names):
-            wanted = " or ".join(f"{name}.json" for name in names)
+        if not any(_named(path, config) for config in configs):
+            wanted = " or ".join(sorted({f"{name}.json" for config in configs for name in _file_names(config)}))
             raise InputError(f"descriptions {str(path)!r} are for none of the datasets asked; name the file {wanted}")
 
 
-def _named(path: Path, name: str) -> list[Path]:
+def _named(path: Path, config: Config) -> list[Path]:
+    """List the files that bear a dataset's name, those of WCA's release first."""
+    stems = [stem for name in _file_names(config) for stem in (f"{name}-clip-d", f"{name}-cupl", name)]
+    stems.sort(key=lambda stem: stem in _file_names(config))
+    files = [path]
     if path.is_dir():
-        return sorted([*path.glob(f"{name}.json"), *path.glob(f"*/{name}.json")])
-    return [path] if path.name == f"{name}.json" else []
+        files = sorted([*path.glob("*.json"), *path.glob("*/*.json")])
+    return [file for stem in stems for file in files if file.name == f"{stem}.json"]
+
+
+def _file_names(config: Config) -> list[str]:
+    """List what description files of a dataset may be called."""
+    others = (name for name, bundled in ALIASES.items() if bundled == config.name)
+    return list(dict.fromkeys(name for name in (config.name, config.descriptions, *others) if name))

@@ -3,44 +3,47 @@
 from __future__ import annotations
 
 import json
-import re
-import unicodedata
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
-from typing import Literal, get_args
+from typing import get_args
 
 from crossalign.errors import InputError
+from crossalign.text.descriptions.style import Style as Style
+from crossalign.text.descriptions.style import says_something, style_of, tidy_descriptor, tidy_sentence
+from crossalign.text.names import match_names, mentions
+from crossalign.text.names import normalise_name as normalise_name
 
-Style = Literal["descriptors", "sentences"]
 SCHEMA = 1
 
 
 @dataclass(frozen=True)
 class Descriptions:
-    """Descriptions by class.
+    """Descriptions by class, as they stand in a file.
 
     Attributes:
         source: the file's path, or "bundled:NAME".
         style: "descriptors" are fragments to be put behind a class name ("has a flat face", "a seabird"); "sentences"
             are prompts as they stand, class name included.
-        classes: class name to its descriptions.
+        classes: class name to its descriptions, repeats included.
+        guessed: nobody stated the style, so the texts tell it.
     """
 
     source: str
     style: Style
     classes: Mapping[str, tuple[str, ...]]
+    guessed: bool = False
 
     def match(
         self, names: Sequence[str], aliases: Sequence[Sequence[str]] = (), *, allow_missing: bool = False
     ) -> list[tuple[str, ...]]:
-        """Find the descriptions of each class, whatever the case, underscores, hyphens and apostrophes of its name.
+        """Find the descriptions of each class, as `match_names` finds its entry.
 
         Args:
             names: C class names.
-            aliases: for each class other names of it, tried in turn where the file lacks the first; or nothing.
+            aliases: for each class its other names, or nothing.
             allow_missing: warn of classes without descriptions instead of refusing them.
 
         Returns:
@@ -49,34 +52,68 @@ class Descriptions:
         Raises:
             InputError: names every class that has none.
         """
-        known = {normalise_name(name): texts for name, texts in self.classes.items() if texts}
-        every = ([name, *others] for name, others in zip(names, aliases or [()] * len(names), strict=True))
-        # A name as it stands comes first, since "C++" and "C#" are alike once normalised.
-        found = [
-            next((texts for n in of_class if (texts := self.classes.get(n) or known.get(normalise_name(n)))), ())
-            for of_class in every
-        ]
+        found = [texts for _, texts in self._found(names, aliases)]
         missing = [name for name, texts in zip(names, found, strict=True) if not texts]
         if missing:
             lack = f"{self.source} has no descriptions for {len(missing)} of {len(names)} classes: {', '.join(missing)}"
             if not allow_missing:
-                raise InputError(
-                    f"{lack}; add them to the file or rename the classes (`evaluate` can also do without: --allow-missing)"
-                )
+                raise InputError(f"{lack}; add them to the file, rename the classes, or allow missing ones")
             warnings.warn(f"{lack}; their prompt alone stands for them", stacklevel=2)
         return found
 
+    def style_for(self, names: Sequence[str], aliases: Sequence[Sequence[str]] = ()) -> Style:
+        """Give the style that was stated, or tell it by these classes' texts; a warning says where that is unclear."""
+        return style_of(self._found(names, aliases), self.source) if self.guessed else self.style
 
-def normalise_name(name: str) -> str:
-    """Bring a class name to the form that is compared: lower case, words separated by one space."""
-    text = unicodedata.normalize("NFC", re.sub(r"['’`]", "", name.casefold()))
-    # Marks are kept: in many scripts they are the vowels.
-    kept = (letter if letter.isalnum() or unicodedata.category(letter)[0] == "M" else " " for letter in text)
-    return " ".join("".join(kept).split())
+    def tidy(
+        self, style: Style, names: Sequence[str], aliases: Sequence[Sequence[str]] = (), *, allow_missing: bool = False
+    ) -> list[tuple[str, ...]]:
+        """Find the descriptions of each class as `match` does, and tidy them for prompts.
+
+        White space is folded, marks of lists and of bold type are taken out, as are texts without letters, and descriptors
+        are made to read well behind a name. A warning counts the sentences that do not name their class.
+        """
+        telling = {name: tuple(filter(says_something, texts)) for name, texts in self.classes.items()}
+        matched = replace(self, classes=telling).match(names, aliases, allow_missing=allow_missing)
+        called = [every_name for every_name, _ in self._found(names, aliases)]
+        if style == "descriptors":
+            return [
+                tuple(tidy_descriptor(text, of_class) for text in texts)
+                for texts, of_class in zip(matched, called, strict=True)
+            ]
+        sentences = [tuple(map(tidy_sentence, texts)) for texts in matched]
+        self._warn_of_nameless(sentences, called)
+        return sentences
+
+    def _found(
+        self, names: Sequence[str], aliases: Sequence[Sequence[str]]
+    ) -> list[tuple[tuple[str, ...], tuple[str, ...]]]:
+        """For each class its names, with what the file calls it, and its texts."""
+        entries = match_names([name for name, texts in self.classes.items() if texts], names, aliases)
+        return [
+            ((name, *others), ()) if entry is None else ((name, *others, entry), self.classes[entry])
+            for name, others, entry in zip(names, aliases or [()] * len(names), entries, strict=True)
+        ]
+
+    def _warn_of_nameless(self, sentences: Sequence[Sequence[str]], called: Sequence[Sequence[str]]) -> None:
+        nameless = [
+            sum(not mentions(text, of_class) for text in texts) for texts, of_class in zip(sentences, called, strict=True)
+        ]
+        if count := sum(nameless):
+            warnings.warn(
+                f"{self.source}: {count} of {sum(map(len, sentences))} sentences, in {sum(map(bool, nameless))} of "
+                f"{len(sentences)} classes, do not name their class. They are taken as they stand; with the description "
+                "style descriptors, all texts are put behind the class name",
+                stacklevel=4,
+            )
 
 
-def load_descriptions(path: str | Path) -> Descriptions:
+def load_descriptions(path: str | Path, style: Style | None = None) -> Descriptions:
     """Read descriptions from a JSON file: this package's own kind, or {class name: [text, ...]} as CuPL's and DCLIP's.
+
+    Args:
+        path: the file.
+        style: what the texts are, whatever the file states; by default what it states, or else what the texts tell.
 
     Raises:
         InputError: the file is missing, is no JSON, or holds something else.
@@ -87,7 +124,7 @@ def load_descriptions(path: str | Path) -> Descriptions:
         raise InputError(f"descriptions {str(path)!r} cannot be read ({error.strerror}); check the path") from None
     except (ValueError, RecursionError) as error:
         raise InputError(f"descriptions {str(path)!r} are no JSON ({error}); give a file {{class: [text]}}") from None
-    return parse_descriptions(content, str(path))
+    return parse_descriptions(content, str(path), style)
 
 
 def bundled_descriptions(name: str) -> Descriptions:
@@ -108,27 +145,30 @@ def bundled_names() -> list[str]:
     return sorted(file.removesuffix(".json") for file in files if file.endswith(".json"))
 
 
-def parse_descriptions(content: object, source: str) -> Descriptions:
-    """Take what a descriptions file holds; `source` names it in errors.
+def parse_descriptions(content: object, source: str, style: Style | None = None) -> Descriptions:
+    """Take what a descriptions file holds; `source` names it in errors, and `style` is as for `load_descriptions`.
 
     Raises:
         InputError: it is something else.
     """
     if not isinstance(content, dict):
         raise InputError(f"{source} holds a {type(content).__name__}, not {{class: [text]}}; give such a file")
+    if style not in (None, *get_args(Style)):
+        raise InputError(f"description style is {style!r}, but must be one of {', '.join(get_args(Style))}")
     if "schema" not in content:
         classes = _classes(content, source)
-        return Descriptions(source, _guess_style(classes), classes)
+        own = (((name,), texts) for name, texts in classes.items())
+        return Descriptions(source, style or style_of(own), classes, guessed=style is None)
     if content["schema"] != SCHEMA:
         raise InputError(f"{source} has schema {content['schema']!r}, but this version reads {SCHEMA}; upgrade crossalign")
     classes = _classes(content.get("classes"), source)
-    style = content.get("style")
-    if style not in (*get_args(Style), "fragments"):
-        raise InputError(f"{source} has style {style!r}; write descriptors, fragments or sentences")
-    if style != "descriptors":
-        return Descriptions(source, "sentences" if style == "sentences" else "descriptors", classes)
-    # Our own descriptors complete "which has ..."; with the verb they follow CLIP-D's grammar.
-    return Descriptions(source, "descriptors", {name: tuple(f"has {t}" for t in ts) for name, ts in classes.items()})
+    stated = content.get("style")
+    if stated not in (*get_args(Style), "fragments"):
+        raise InputError(f"{source} has style {stated!r}; write descriptors, fragments or sentences")
+    if stated == "descriptors" and style != "sentences":
+        # Our own descriptors complete "which has ..."; with the verb they follow CLIP-D's grammar.
+        classes = {name: tuple(f"has {text}" for text in texts) for name, texts in classes.items()}
+    return Descriptions(source, style or ("sentences" if stated == "sentences" else "descriptors"), classes)
 
 
 def _classes(content: object, source: str) -> dict[str, tuple[str, ...]]:
@@ -136,15 +176,5 @@ def _classes(content: object, source: str) -> dict[str, tuple[str, ...]]:
         raise InputError(f"{source} names no classes; give {{class: [text]}}")
     for name, texts in content.items():
         if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-            raise InputError(f"{source} has for {name!r} something else than a list of texts; mend that entry")
-    return {name: tuple(_tidy(texts)) for name, texts in content.items()}
-
-
-def _tidy(texts: Iterable[str]) -> list[str]:
-    return list(dict.fromkeys(" ".join(text.split()) for text in texts if text.strip()))
-
-
-def _guess_style(classes: Mapping[str, tuple[str, ...]]) -> Style:
-    texts = [text for of_class in classes.values() for text in of_class]
-    whole = sum(text[-1] in ".!?" and text[0].isupper() for text in texts)
-    return "sentences" if 2 * whole > len(texts) else "descriptors"
+            raise InputError(f"{source} has for {name!r} something else than a list of texts; fix that entry")
+    return {name: tuple(text for text in texts if text.strip()) for name, texts in content.items()}

@@ -1,16 +1,17 @@
-"""Published description files, {class: [text]} in one file or a folder, to this package's own kind."""
+"""Published description files, {class: [text]} in one file or a folder, to this package's own."""
 
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from crossalign.errors import InputError
-from crossalign.text.descriptions import SCHEMA, normalise_name, parse_descriptions
+from crossalign.text.descriptions import SCHEMA, parse_descriptions
+from crossalign.text.descriptions.style import DescribedClass, says_something, style_of, tidy_descriptor, tidy_sentence
+from crossalign.text.names import loose_name, match_names
 
 FileStyle = Literal["descriptors", "fragments", "sentences"]
 """As in our files: "descriptors" complete "which has ..."; "fragments" are as DCLIP's and follow its grammar."""
@@ -18,15 +19,15 @@ FileStyle = Literal["descriptors", "fragments", "sentences"]
 
 @dataclass(frozen=True)
 class Imported:
-    """Descriptions of a published file, and what was amiss with it.
+    """Descriptions of a published file, and what was wrong with it.
 
     Attributes:
         style: of the texts.
-        classes: class name to its texts, each once; only classes that have some.
+        classes: class name to its texts, tidied, repeats included; only classes that have some.
         unmatched: entries that belong to none of the wanted classes.
         missing: wanted classes that no entry describes.
         merged: classes that stand more than once.
-        repeated: class name to how many repeats were left out.
+        tidied: how many texts had marks or the like, which were taken out.
     """
 
     style: FileStyle
@@ -34,7 +35,7 @@ class Imported:
     unmatched: tuple[str, ...]
     missing: tuple[str, ...]
     merged: tuple[str, ...]
-    repeated: Mapping[str, int]
+    tidied: int = 0
 
 
 class _Object(list[tuple[str, Any]]):
@@ -47,13 +48,14 @@ def import_descriptions(
     """Read a JSON file {class: [text]}, or a folder of such files, of JSON lists and of text files (a text a line).
 
     Entries whose names differ only in case, hyphens and underscores are one class. In a folder, a list or text file is
-    about the class that it is named after.
+    about the class that it is named after. Texts are tidied as for prompts, but for those of our own
+    files that complete "which has ...".
 
     Args:
         source: the file or folder.
         names: the wanted classes, or nothing for all there are.
         aliases: for each wanted class other names that the file may use, or nothing.
-        style: what the texts are; by default guessed, or as a file of our own states.
+        style: what the texts are; by default as a file of our own states, or as the texts tell.
 
     Raises:
         InputError: it cannot be read, or holds something else.
@@ -63,37 +65,57 @@ def import_descriptions(
     title: dict[str, str] = {}
     merged = []
     for name, of_class in entries:
-        key = _loose(name)
+        key = loose_name(name)
         if key in title:
             merged.append(title[key])
         title.setdefault(key, name)
-        texts.setdefault(key, []).extend(text for text in of_class if text.strip())
-    parsed = parse_descriptions({title[key]: of_class for key, of_class in texts.items()}, str(source))
-    found = {key: parsed.classes[title[key]] for key in texts}
-    used = _match(found, names, aliases) if names else {title[key]: key for key in found}
-    classes = {name: found[key] for name, key in used.items() if found.get(key)}
+        texts.setdefault(title[key], []).extend(of_class)
+    read = {name: tuple(filter(says_something, t)) for name, t in parse_descriptions(texts, str(source)).classes.items()}
+    described = {name: of_class for name, of_class in read.items() if of_class}
+    wanted = list(names or texts)
+    used = dict(zip(wanted, match_names(described, wanted, aliases), strict=True))
+    matched = {*used.values(), *match_names(texts, wanted, aliases)}
+    called = {
+        name: (name, *others, used[name] or name) for name, others in zip(wanted, aliases or [()] * len(wanted), strict=True)
+    }
+    found = {name: described[entry] for name, entry in used.items() if entry is not None}
+    style = style or stated or _told([(called[name], of_class) for name, of_class in found.items()], source)
+    tidy = {name: tuple(_tidied(text, style, called[name]) for text in of_class) for name, of_class in found.items()}
     return Imported(
-        style=style or stated or ("sentences" if parsed.style == "sentences" else "fragments"),
-        classes=classes,
-        unmatched=tuple(title[key] for key in found if key not in used.values()),
-        missing=tuple(name for name in names or title.values() if name not in classes),
+        style=style,
+        classes=tidy,
+        unmatched=tuple(name for name in texts if name not in matched),
+        missing=tuple(name for name in wanted if name not in found),
         merged=tuple(dict.fromkeys(merged)),
-        repeated={name: n for name in classes if (n := len(texts[used[name]]) - len(classes[name]))},
+        tidied=sum(
+            " ".join(before.split()) != after
+            for name in found
+            for before, after in zip(found[name], tidy[name], strict=True)
+        ),
     )
 
 
+def _told(described: Sequence[DescribedClass], source: Path) -> FileStyle:
+    return "sentences" if style_of(described, str(source)) == "sentences" else "fragments"
+
+
+def _tidied(text: str, style: FileStyle, names: Sequence[str]) -> str:
+    if style == "descriptors":
+        return " ".join(text.split())
+    return tidy_sentence(text) if style == "sentences" else tidy_descriptor(text, names)
+
+
 def import_report(imported: Imported) -> Iterator[str]:
-    """Say what was amiss, a line each."""
+    """Say what was wrong, a line each."""
     if imported.unmatched:
         yield f"{_count(imported.unmatched, 'entry', 'entries')} of no wanted class: {', '.join(imported.unmatched)}"
     if imported.missing:
         yield f"{_count(imported.missing, 'class', 'classes')} without descriptions: {', '.join(imported.missing)}"
     if imported.merged:
         yield f"{_count(imported.merged, 'class', 'classes')} more than once, put together: {', '.join(imported.merged)}"
-    if imported.repeated:
-        shown = [f"{name} {count}" for name, count in imported.repeated.items()]
-        more = f" and {len(shown) - 10} more classes" if len(shown) > 10 else ""
-        yield f"repeated texts left out: {', '.join(shown[:10])}{more}"
+    if imported.tidied:
+        count = "1 text" if imported.tidied == 1 else f"{imported.tidied} texts"
+        yield f"{count} tidied: marks of lists and bold type, subjects of fragments, full stops behind them"
 
 
 def imported_content(imported: Imported, source: str) -> dict[str, Any]:
@@ -104,22 +126,6 @@ def imported_content(imported: Imported, source: str) -> dict[str, Any]:
         "missing": list(imported.missing),
         "classes": classes,
     }
-
-
-def _match(found: Iterable[str], names: Sequence[str], aliases: Sequence[Sequence[str]]) -> dict[str, str]:
-    """Find for each wanted class the entry that is called like it, or like one of its other names."""
-    known = {normalise_name(key): key for key in found} | {key: key for key in found}
-    used = {}
-    for name, others in zip(names, aliases or [()] * len(names), strict=True):
-        keys = [known[k] for n in (name, *others) for k in (_loose(n), normalise_name(n)) if k in known]
-        if keys:
-            used[name] = keys[0]
-    return used
-
-
-def _loose(name: str) -> str:
-    """A name without its case, hyphens and underscores; "C++" and "C#" stay different."""
-    return " ".join(re.sub(r"[-_]", " ", name.casefold()).split())
 
 
 def _read(source: Path) -> tuple[FileStyle | None, list[tuple[str, list[str]]]]:
@@ -154,7 +160,7 @@ def _entries(content: Any, file: Path) -> tuple[FileStyle | None, list[tuple[str
         raise InputError(f"{str(file)!r} does not hold {{class: [text]}}; give such a file")
     for name, texts in content:
         if isinstance(texts, _Object) or not isinstance(texts, list) or not all(isinstance(t, str) for t in texts):
-            raise InputError(f"{str(file)!r} has for {name!r} something else than a list of texts; mend that entry")
+            raise InputError(f"{str(file)!r} has for {name!r} something else than a list of texts; fix that entry")
     return style, list(content)
 
 

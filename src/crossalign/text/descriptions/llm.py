@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import json
-import re
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit, urlunsplit
 
 from crossalign.errors import InputError
+from crossalign.text.descriptions.completions import Reply, ServerError, error_in, reply_in, seconds_to_wait, texts_in
 from crossalign.text.descriptions.questions import ANSWER_SCHEMA, Order
 
 if TYPE_CHECKING:
-    from openai import APIStatusError, AsyncOpenAI
+    from openai import AsyncOpenAI
+
+log = logging.getLogger("crossalign")
 
 OPENAI_URL = "https://api.openai.com/v1"
 NO_KEY = "no-key"
@@ -24,6 +27,12 @@ SECRET_LENGTH = 10
 ASKED_AGAIN = 2
 GIVE_UP_AFTER = 10
 """Classes lost to the server in a row, after which the others are not tried."""
+LONGEST_WAIT = 60.0
+"""Seconds that a server may ask to wait for; a longer wait ends the run."""
+TOLD_FROM = 5.0
+"""Seconds of a wait that the user is told of."""
+NO_COMPLETIONS = 2
+"""Answers that are no completions, after which a server that has given none yet is not asked again."""
 
 Messages = list[dict[str, str]]
 
@@ -37,7 +46,8 @@ class Server:
         base_url: up to and with "/v1".
         key: sent as the bearer token; never shown or stored.
         timeout: seconds that one answer may take.
-        retries: of one request, after 408, 409, 429, 5xx, a timeout, a cut connection or a body that is no completion.
+        retries: of one request, after 408, 409, 429, 5xx, a timeout, a cut connection or a body that is no completion; each
+            waits as long as the server asks, else half a second and then twice as long each time.
     """
 
     model: str
@@ -93,7 +103,13 @@ class _Unusable(Exception):
 
 
 async def describe(
-    server: Server, order: Order, questions: Mapping[str, str], arrived: Callable[[Answer], None], *, concurrency: int = 4
+    server: Server,
+    order: Order,
+    questions: Mapping[str, str],
+    arrived: Callable[[Answer], None],
+    *,
+    concurrency: int = 4,
+    say: Callable[[str], None] = log.info,
 ) -> None:
     """Ask about many classes, some at a time.
 
@@ -103,18 +119,18 @@ async def describe(
         questions: class name to `order.question` about it.
         arrived: called with each class's answer as it comes, in the order of their coming.
         concurrency: how many classes are asked about at the same time.
+        say: told of long waits that the server asks for.
 
     Raises:
-        InputError: nothing answers there, the key is refused, or there is no such model.
+        InputError: what holds for every class: nothing answers there, the key is refused, there is no such model, a quota is
+            used up, or the server asks to wait for longer than a minute.
     """
     from openai import AsyncOpenAI, Timeout
 
     limit = asyncio.Semaphore(concurrency)
     timeout = Timeout(server.timeout, connect=min(10.0, server.timeout))
-    async with AsyncOpenAI(
-        api_key=server.key, base_url=server.base_url, timeout=timeout, max_retries=server.retries
-    ) as client:
-        asker = _Asker(client, server, order)
+    async with AsyncOpenAI(api_key=server.key, base_url=server.base_url, timeout=timeout, max_retries=0) as client:
+        asker = _Asker(client, server, order, say)
         await asker.greet()
 
         async def one(name: str, question: str) -> None:
@@ -133,10 +149,13 @@ async def describe(
 class _Asker:
     """One server and what has been learnt of it."""
 
-    def __init__(self, client: AsyncOpenAI, server: Server, order: Order):
-        self._client, self._server, self._order = client, server, order
+    def __init__(self, client: AsyncOpenAI, server: Server, order: Order, say: Callable[[str], None]):
+        self._client, self._server, self._order, self._say = client, server, order, say
         self._structured = True
+        self._answered = False
         self._lost_in_a_row = 0
+        self._refusal: InputError | None = None
+        self._told_until = 0.0
 
     async def greet(self) -> None:
         """Find out quickly whether anything answers there, before every class waits for its retries."""
@@ -147,15 +166,17 @@ class _Asker:
             await quick.models.with_raw_response.list()
         except APIConnectionError:
             raise InputError(
-                f"no server answers at {self._server.address}; start it, or give its address with --base-url"
+                f"no server answers at {self._server.address}; start it, or give the base URL of another"
             ) from None
-        except AuthenticationError as error:
-            raise self._input_error(error) from None
+        except AuthenticationError:
+            raise self._refused(ServerError(401, "")) from None
         except APIError:
             pass  # Some servers have no list of models.
 
     async def ask(self, name: str, question: str) -> Answer:
         """Ask about a class until its texts can be used, at most three times."""
+        if self._refusal is not None:  # Another class has met it just now.
+            raise self._refusal
         if self._lost_in_a_row >= GIVE_UP_AFTER:
             return Answer(name, failure=f"not asked, since the server failed {GIVE_UP_AFTER} times in a row")
         try:
@@ -165,137 +186,169 @@ class _Asker:
             return Answer(name, failure=str(error))
         except _Unusable as error:
             answer = Answer(name, failure=str(error))
+        except InputError as error:
+            self._refusal = error
+            raise
         self._lost_in_a_row = 0
         return answer
 
     async def _until_usable(self, name: str, question: str) -> list[str]:
         order = self._order
         messages = [{"role": "system", "content": order.instruction}, {"role": "user", "content": question}]
-        kept: list[str] = []
+        taken: list[str] = []
         reason = ""
         for _ in range(1 + ASKED_AGAIN):
-            content = await self._complete(messages)
+            reply = await self._complete(messages)
             try:
-                usable, faults = order.sift(texts_in(content), name, kept)
+                usable, faults = order.sift([] if reply.fault else texts_in(reply.text), name, taken)
             except ValueError as error:
                 usable, faults = [], [str(error)]
-            kept += usable
-            lacking = order.count - len(kept)
+            taken += usable
+            lacking = order.count - len(taken)
             if lacking <= 0:
-                return kept[: order.count]
-            faults = faults or [f"there were only {len(usable)} texts"]
+                return taken[: order.count]
+            faults = faults or [reply.fault or f"there were only {len(usable)} texts"]
             reason = self._server.one_line("; ".join(faults[:5]))
             messages += [
                 # Some servers refuse a message without content.
-                {"role": "assistant", "content": content or "(nothing)"},
+                {"role": "assistant", "content": reply.text or "(nothing)"},
                 {"role": "user", "content": f"{lacking} more are needed. {_complaint(faults)}"},
             ]
-        raise _Unusable(f"{len(kept)} of {order.count} texts usable after {1 + ASKED_AGAIN} answers ({reason})")
+        raise _Unusable(f"{len(taken)} of {order.count} texts usable after {1 + ASKED_AGAIN} answers ({reason})")
 
-    async def _complete(self, messages: Messages) -> str:
-        """Get an answer's text; a server that cannot keep to a schema is asked for plain JSON from then on."""
-        from openai import APIStatusError
-
+    async def _complete(self, messages: Messages) -> Reply:
+        """Get an answer; a server that cannot keep to a schema is asked for plain JSON from then on."""
         structured = self._structured
-        try:
-            return await self._send(messages, structured)
-        except APIStatusError as error:
-            # Most servers say 400 to a format that they do not know; some say 422, 500 or 501.
-            if not structured or error.status_code not in (400, 422, 500, 501):
-                raise self._no_answer(error) from None
-        try:
-            content = await self._send(messages, structured=False)
-        except APIStatusError as error:
-            raise self._no_answer(error) from None
-        self._structured = False
-        return content
+        reply = await self._send(messages, structured)
+        # Most servers say 400 to a format that they do not know; some say 422, 500 or 501, or 200.
+        if structured and isinstance(reply, ServerError) and reply.status in (None, 200, 400, 422, 500, 501):
+            reply = await self._send(messages, structured=False)
+            self._structured = isinstance(reply, ServerError)
+        if isinstance(reply, ServerError):
+            said = self._server.one_line(reply.words)
+            if reply.status in (None, 200):
+                if not self._answered:
+                    refusal = f"{self._server.address} answers no question but says {said!r}"
+                    raise InputError(f"{refusal}; check the model's name and {self._base_url}")
+                raise _NoAnswer(f"the server says {said!r}")
+            raise _NoAnswer(f"HTTP {reply.status}: {said}")
+        self._answered = True
+        return reply
 
-    async def _send(self, messages: Messages, structured: bool) -> str:
-        """Send one request, again where the client does not do so itself: after a body that is no completion."""
-        from openai import APIConnectionError, APITimeoutError, AuthenticationError, NotFoundError
+    async def _send(self, messages: Messages, structured: bool) -> Reply | ServerError:
+        """Send a request, again after failures that may pass; waits as long as the server asks, up to a bound.
 
-        options: dict[str, Any] = {}
+        The client's own retries are off: which waits it respects, and up to which length, differs between its versions.
+        """
+        options: dict[str, Any] = {"model": self._server.model, "messages": messages}
         if structured:
             schema = {"name": "descriptions", "schema": ANSWER_SCHEMA, "strict": True}
             options["response_format"] = {"type": "json_schema", "json_schema": schema}
-        create: Callable[..., Any] = self._client.chat.completions.create
-        for attempt in range(self._server.retries + 1):
-            if attempt:
-                await asyncio.sleep(min(0.5 * 2 ** (attempt - 1), 8))
-            try:
-                content = _content(await create(model=self._server.model, messages=messages, **options))
-            except (AuthenticationError, NotFoundError) as error:
-                raise self._input_error(error) from None
-            except APITimeoutError:
-                raise _NoAnswer(f"no answer within {self._server.timeout:g} s") from None
-            except APIConnectionError:
-                raise _NoAnswer("the connection failed") from None
-            except ValueError:
-                content = None
-            if content is not None:
-                return self._server.without_key(content)
-        raise _NoAnswer("the server's answer is no chat completion")
+        attempt = 0
+        while True:
+            outcome, wait = await self._try(options)
+            if isinstance(outcome, Reply):
+                return outcome
+            if isinstance(outcome, ServerError):
+                self._check_refusal(outcome)
+                if not _may_pass(outcome.status):
+                    return outcome
+            self._check_wait(outcome, wait)
+            if isinstance(outcome, _NotACompletion) and attempt >= NO_COMPLETIONS and not self._answered:
+                raise InputError(f"{self._server.address} gives no chat completions ({outcome}); check {self._base_url}")
+            if attempt >= self._server.retries:
+                if isinstance(outcome, ServerError):
+                    return outcome
+                raise _NoAnswer(str(outcome))
+            await self._sleep(min(0.5 * 2**attempt, 8) if wait is None else wait)
+            attempt += 1
 
-    def _no_answer(self, error: APIStatusError) -> _NoAnswer:
-        return _NoAnswer(f"HTTP {error.status_code}: {self._words(error)}")
+    async def _try(self, options: Mapping[str, Any]) -> tuple[Reply | ServerError | _Passing, float | None]:
+        """Send a request once: what came of it, and how long the server asks to wait."""
+        from openai import APIConnectionError, APIStatusError, APITimeoutError
 
-    def _input_error(self, error: APIStatusError) -> InputError:
-        if error.status_code == 401:
-            # Not in the server's words, since OpenAI's show a part of the key.
-            return InputError(
-                f"{self._server.address} refuses the API key; put a valid one into the variable that --api-key-env names"
+        create: Callable[..., Any] = self._client.chat.completions.with_raw_response.create
+        try:
+            response = (await create(**options)).http_response
+        except APITimeoutError:
+            return _Passing(f"no answer within {self._server.timeout:g} s"), None
+        except APIConnectionError:
+            return _Passing("the connection failed"), None
+        except APIStatusError as error:
+            headers = {name.lower(): value for name, value in error.response.headers.items()}
+            # The client has taken the error out of the body.
+            found = error_in({"error": error.body}, error.status_code) or ServerError(error.status_code, error.message)
+            return ServerError(error.status_code, found.words, found.code), seconds_to_wait(headers)
+        headers = {name.lower(): value for name, value in response.headers.items()}
+        text = self._server.without_key(response.text)
+        try:
+            body = json.loads(text)
+        except (ValueError, RecursionError):
+            body = None
+        if failure := error_in(body, 200):
+            return failure, seconds_to_wait(headers)
+        reply = reply_in(body)
+        if reply is None:
+            start = f": {self._server.one_line(text)[:80]!r}" if text.strip() else ", but empty"
+            return _NotACompletion(f"the server's answer is no chat completion{start}"), None
+        return reply, None
+
+    def _check_refusal(self, error: ServerError) -> None:
+        """End the run where a refusal holds for every class.
+
+        Raises:
+            InputError: it does.
+        """
+        if error.status in (401, 402, 403, 404, 405) or error.code == "insufficient_quota":
+            raise self._refused(error)
+
+    def _check_wait(self, outcome: Any, wait: float | None) -> None:
+        if wait is not None and wait > LONGEST_WAIT:
+            said = f" ({self._server.one_line(outcome.words)})" if isinstance(outcome, ServerError) else ""
+            raise InputError(
+                f"{self._server.address} asks to wait {wait:.0f} s{said}, longer than {LONGEST_WAIT:g} s; what is answered "
+                "is saved, and the same command goes on after that time"
             )
-        return InputError(
-            f"{self._server.address} has no chat completions by model {self._server.model!r} (404: {self._words(error)}); "
-            "check --model and --base-url, which mostly ends in /v1"
-        )
 
-    def _words(self, error: APIStatusError) -> str:
-        body = error.body
-        said = body.get("message") if isinstance(body, dict) else None
-        return self._server.one_line(said or error.message)
+    async def _sleep(self, seconds: float) -> None:
+        now = asyncio.get_running_loop().time()
+        if seconds >= TOLD_FROM and now >= self._told_until:
+            self._told_until = now + seconds
+            self._say(f"{self._server.address} asks to wait; going on in {seconds:.0f} s")
+        await asyncio.sleep(seconds)
+
+    def _refused(self, error: ServerError) -> InputError:
+        said = self._server.one_line(error.words)
+        address = self._server.address
+        if error.status == 401:
+            # OpenAI's words show a part of the key.
+            words = "" if "key" in said.lower() or not said else f" ({said})"
+            return InputError(f"{address} refuses the API key{words}; put a valid one into its environment variable")
+        if error.status in (404, 405):
+            return InputError(
+                f"{address} has no chat completions by model {self._server.model!r} ({error.status}: {said}); "
+                f"check the model's name and {self._base_url}"
+            )
+        return InputError(f"{address} refuses to answer ({error.status}: {said}); see to that, and give the command again")
+
+    @property
+    def _base_url(self) -> str:
+        has_version = self._server.address.rstrip("/").endswith("/v1")
+        return "the base URL" if has_version else f"the base URL, which mostly ends in /v1 ({self._server.address}/v1)"
 
 
-def _content(completion: Any) -> str | None:
-    """Take the text, or refusal, out of a completion; None if it is none, as when a proxy answers instead."""
-    try:
-        message = completion.choices[0].message
-        content = message.content or getattr(message, "refusal", None) or ""
-    except (AttributeError, IndexError, TypeError):
-        return None
-    return content.encode("utf-8", "ignore").decode() if isinstance(content, str) else None
+class _Passing(str):
+    """A failure without an answer, in words, that may pass."""
+
+
+class _NotACompletion(_Passing):
+    """An answer that is no completion, as when a proxy answers."""
+
+
+def _may_pass(status: int | None) -> bool:
+    return status in (408, 409, 429) or (status is not None and status >= 500)
 
 
 def _complaint(faults: list[str]) -> str:
     listed = "\n".join(f"- {fault}" for fault in faults[:20])
     return f'These cannot be used, so write others, again as JSON {{"descriptions": [...]}}:\n{listed}'
-
-
-def texts_in(content: str) -> list[str]:
-    """Find the list of texts in an answer: JSON alone, in a code fence, or among words and a model's thoughts.
-
-    Raises:
-        ValueError: there is none; the message says so in words for the model.
-    """
-    content = re.sub(r"<think>.*?</think>", "", content, flags=re.DOTALL)
-    if not content.strip():
-        raise ValueError("the answer was empty")
-    decoder = json.JSONDecoder()
-    position = 0
-    while found := re.compile(r"[{\[]").search(content, position):
-        try:
-            value, position = decoder.raw_decode(content, found.start())
-        except (ValueError, RecursionError):
-            position = found.start() + 1
-            continue
-        if texts := _text_list(value):
-            return texts
-    shown = content if len(content) <= 80 else f"{content[:80]} ..."
-    raise ValueError(f'the answer "{" ".join(shown.split())}" holds no JSON list of texts')
-
-
-def _text_list(value: Any) -> list[str]:
-    if isinstance(value, dict):
-        lists = [v for v in value.values() if isinstance(v, list)]
-        value = value["descriptions"] if "descriptions" in value else lists[0] if len(lists) == 1 else None
-    return value if isinstance(value, list) and all(isinstance(text, str) for text in value) else []

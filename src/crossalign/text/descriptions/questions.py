@@ -7,7 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from crossalign.text.descriptions import Style, normalise_name
+from crossalign.text.descriptions import Style
+from crossalign.text.names import mentions, normalise_name
 
 INSTRUCTION = """\
 You describe what classes of pictures look like, so that a vision-language model can tell them apart. For the class that \
@@ -113,20 +114,9 @@ class Order:
         if not fewest <= words <= most:
             return f"it has {words} words, not {fewest} to {most}"
         if self.style == "sentences":
-            return None if mentions(text, name) else "it does not name the class"
-        if mentions(text, name):
+            return None if mentions(text, [name]) else "it does not name the class"
+        if mentions(text, [name]):
             return "it names the class"
         if text.split()[0].lower() in ("is", "are", "it", "they", "this", "these", "can", "may", "often", "usually"):
             return 'it does not complete "which has ..."'
         return None
-
-
-def mentions(text: str, name: str) -> bool:
-    """Tell whether a class name stands in a text, in the singular or plural and whatever its case and hyphens.
-
-    What a name has in parentheses to tell it from another ("crane (bird)") is not looked for.
-    """
-    plain = normalise_name(re.sub(r"\([^)]*\)", " ", name)) or normalise_name(name)
-    if not plain:
-        return name.casefold() in text.casefold()
-    return re.search(rf"\b{re.escape(plain)}(?:s|es)?\b", normalise_name(text)) is not None

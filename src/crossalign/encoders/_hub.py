@@ -1,0 +1,86 @@
+"""Fetch from a model hub: use its cache where it cannot be reached, keep libraries quiet, and shorten their errors."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import os
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from urllib.parse import urlsplit
+from urllib.request import getproxies
+
+from crossalign.errors import InputError
+
+_one_at_a_time = threading.RLock()
+
+
+@contextmanager
+def quiet_hub() -> Iterator[None]:
+    """Where the hub cannot be found, look in its cache at once, instead of warning and retrying for a minute."""
+    from huggingface_hub import constants
+
+    with _one_at_a_time, quiet_logs():
+        offline = constants.HF_HUB_OFFLINE
+        if not offline and not getproxies():
+            try:
+                socket.getaddrinfo(urlsplit(constants.ENDPOINT).hostname, 443)
+            except OSError:
+                constants.HF_HUB_OFFLINE = True
+        try:
+            yield
+        finally:
+            constants.HF_HUB_OFFLINE = offline
+
+
+@contextmanager
+def quiet_logs() -> Iterator[None]:
+    """Hold back what libraries log, and leave the process's logging as it was, whatever level the user has set."""
+    with _one_at_a_time:
+        root = logging.getLogger()
+        disabled = root.manager.disable
+        # Without any handler, open_clip's calls of logging.info() would configure the root logger.
+        nothing = logging.NullHandler()
+        root.addHandler(nothing)
+        logging.disable(max(disabled, logging.ERROR))
+        try:
+            yield
+        finally:
+            logging.disable(disabled)
+            root.removeHandler(nothing)
+
+
+@contextmanager
+def weights_only() -> Iterator[None]:
+    """Let torch unpickle weights and nothing that runs code, for the files that open_clip loads itself.
+
+    open_clip asks for that too, but loads a file again by torch's default if the first time ends in a TypeError, which a
+    file can bring about; and an environment variable that many set for old programs makes that default the unsafe one.
+    """
+    force = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
+    with _one_at_a_time:
+        before = {name: os.environ.pop(name, None) for name in (force, "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD")}
+        os.environ[force] = "1"
+        try:
+            yield
+        finally:
+            del os.environ[force]
+            os.environ.update({name: value for name, value in before.items() if value is not None})
+
+
+def reason_of(error: BaseException) -> str:
+    """Give the first sentence of what an exception says, on one line."""
+    said = str(error).strip() or type(error).__name__
+    return said.splitlines()[0].split(". ")[0].rstrip(".:")[:200]
+
+
+def need_transformers(spec: str) -> None:
+    """Make sure that the transformers library is installed.
+
+    Raises:
+        InputError: it is not.
+    """
+    if importlib.util.find_spec("transformers") is None:
+        raise InputError(f"{spec} needs the transformers library; run `pip install 'crossalign[transformers]'`")

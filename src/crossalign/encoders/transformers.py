@@ -1,0 +1,214 @@
+"""Dual encoders of the transformers library: whatever model of it has get_image_features and get_text_features.
+
+Spec: the name of a repository on the hub, or a folder. Weights are read from safetensors alone, and no code that comes with
+a model is run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from crossalign.encoders._hub import need_transformers, quiet_hub, reason_of
+from crossalign.encoders._image_processor import preprocessing_of
+from crossalign.encoders._runtime import Tower, reference
+from crossalign.encoders._texts import CutTexts, encode_distinct
+from crossalign.encoders._weights import activations, digest, tokenizer_content
+from crossalign.errors import InputError
+
+SAFETENSORS = ("model.safetensors", "model.safetensors.index.json")
+NOT_SAVED = ("position_ids",)
+"""Last part of the names of tensors that a model makes itself."""
+
+
+class DualEncoder:
+    """A model of the transformers library with its own preprocessing, tokenizer, logit scale and logit bias."""
+
+    def __init__(self, name: str, model: Any, tokenizer: Any, processor: Any, device: torch.device, weights: str):
+        self.name = name
+        self.device = device
+        self.weights = weights
+        self.preprocessing = preprocessing_of(processor, name)
+        self._model = model.to(device).eval().requires_grad_(False)
+        self.logit_scale, self.logit_bias = _logits(self._model, name)
+        self._tokenizer = tokenizer
+        text = getattr(model.config, "text_config", model.config)
+        self.context = min(int(tokenizer.model_max_length), int(text.max_position_embeddings))
+        self._cut_texts = CutTexts(name, self.context)
+        # SigLIP and its like were trained on texts that are padded to the context, and attend to the padding.
+        self._masked = "attention_mask" in tokenizer.model_input_names and not model.config.model_type.startswith("siglip")
+        self.activation = activations(model)
+        self.width = int(self.encode_texts(["a"]).shape[1])
+        settings = (self.preprocessing, self.activation, self.context, self._masked, tokenizer_content(tokenizer))
+        self.fingerprint = digest([self._model], *settings)
+        self.tower = Tower(_Images(self._model), self.preprocessing)
+        self.runtime = reference(self.tower, device)
+
+    def encode_images(self, pixels: Tensor) -> Tensor:
+        """Encode (B, 3, *size) pixels to (B, D) normalised float32 features."""
+        return self.finish(self.runtime.run(pixels))
+
+    def finish(self, outputs: Tensor) -> Tensor:
+        """Give the tower's outputs (B, D) as they are: the tower has normalised them."""
+        return outputs
+
+    @torch.inference_mode()
+    def encode_texts(self, texts: Sequence[str]) -> Tensor:
+        """Encode K texts to (K, D) normalised float32 features; what exceeds the context is cut, with a warning."""
+        return encode_distinct(texts, self._tokenize, self._encode_tokens)
+
+    def _tokenize(self, texts: list[str]) -> tuple[Tensor, Tensor]:
+        """Give tokens and their mask as (K, L, 2), and how many places of each text are needed."""
+        batch = self._tokenizer(
+            texts,
+            padding=True if self._masked else "max_length",
+            truncation=True,
+            max_length=self.context,
+            return_attention_mask=True,
+            return_tensors="pt",
+        )
+        lengths = batch.attention_mask.sum(1)
+        full = [text for text, length in zip(texts, lengths.tolist(), strict=True) if length == self.context]
+        longer = self._tokenizer(full, truncation=False, verbose=False).input_ids if full else []
+        cut = sum(len(tokens) > self.context for tokens in longer)
+        self._cut_texts.count([True] * cut + [False] * (len(texts) - cut))
+        tokens = torch.stack([batch.input_ids, batch.attention_mask], dim=-1)
+        # Padding on the left, or without a mask, is part of what the model sees.
+        shortened = self._masked and self._tokenizer.padding_side == "right"
+        return tokens, lengths if shortened else torch.full_like(lengths, tokens.shape[1])
+
+    def _encode_tokens(self, tokens: Tensor, lengths: Tensor) -> Tensor:
+        ids, mask = tokens.to(self.device).unbind(-1)
+        inputs = {"input_ids": ids, "attention_mask": mask} if self._masked else {"input_ids": ids}
+        return F.normalize(_features(self._model.get_text_features(**inputs)).float(), dim=-1).cpu()
+
+
+class _Images(nn.Module):
+    """The image side of a model, as a module of its own."""
+
+    def __init__(self, model: Any):
+        super().__init__()
+        self.model = model
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        # Normalised in float32 whatever the weights are in.
+        return F.normalize(_features(self.model.get_image_features(pixel_values=pixels)).float(), dim=-1)
+
+
+def _features(outputs: Any) -> Tensor:
+    """Take the features out of what the library returns: a tensor before its version 5, an object from then on."""
+    features: Tensor = outputs if isinstance(outputs, Tensor) else outputs.pooler_output
+    return features
+
+
+def _logits(model: Any, name: str) -> tuple[float, float | None]:
+    """Give logit scale and bias; ALIGN's temperature is the scale's inverse."""
+    bias = getattr(model, "logit_bias", None)
+    if hasattr(model, "logit_scale"):
+        scale = float(model.logit_scale.exp())
+    elif hasattr(model, "temperature"):
+        scale = 1 / float(model.temperature)
+    else:
+        raise InputError(
+            f"{name} has no logit scale, so it gives no probabilities; take a model trained on pairs, such as CLIP"
+        )
+    return scale, None if bias is None else float(bias)
+
+
+def load(spec: str, device: torch.device) -> DualEncoder:
+    """Load a repository of the hub or a folder.
+
+    Raises:
+        InputError: the library is not installed, or the model cannot be reached or read, or is no dual encoder.
+    """
+    name = f"transformers:{spec}"
+    need_transformers(name)
+    folder = Path(spec).expanduser()
+    if not spec or (not folder.is_dir() and (spec.startswith(("/", "./", "../", "~")) or spec.count("/") > 1)):
+        raise InputError(f"{name} names a folder that is not there; give a folder with config.json, or a name on the hub")
+    where = str(folder) if folder.is_dir() else spec
+    try:
+        with quiet_hub():
+            model, tokenizer, processor = _parts(where, name)
+        # What the model makes of its inputs is tried at once, so that what does not fit fails here.
+        return DualEncoder(
+            name, model, tokenizer, processor, device, f"{'folder' if folder.is_dir() else 'hub repository'} {where}"
+        )
+    except InputError:
+        raise
+    except Exception as error:
+        # Hubs, configs, tokenizers and models of all kinds fail in many types.
+        way_out = (
+            "check that the folder has config.json, model.safetensors, preprocessor_config.json and its tokenizer's files"
+            if folder.is_dir()
+            else f"check the name, download {spec} where there is a network, or point HF_HOME at a hub cache that holds it"
+        )
+        raise InputError(f"{name} cannot be loaded ({reason_of(error)}); {way_out}") from error
+
+
+def _parts(where: str, name: str) -> tuple[Any, Any, Any]:
+    """Load model, tokenizer and image processor."""
+    import transformers
+
+    config = transformers.AutoConfig.from_pretrained(where, trust_remote_code=False)
+    _need_safetensors(where, name)
+    with _no_bars():
+        model, report = transformers.AutoModel.from_pretrained(
+            where, config=config, trust_remote_code=False, use_safetensors=True, output_loading_info=True
+        )
+    if not (hasattr(model, "get_image_features") and hasattr(model, "get_text_features")):
+        raise InputError(
+            f"{name} is a {type(model).__name__}, which encodes no images and texts; give a dual encoder such as CLIP"
+        )
+    missing = sorted(key for key in report["missing_keys"] if key.split(".")[-1] not in NOT_SAVED)
+    if missing or report["mismatched_keys"]:
+        raise InputError(
+            f"the weights of {name} are not those of a {type(model).__name__}: {len(missing)} are missing, such as "
+            f"{(missing or list(report['mismatched_keys']))[0]}; download or save the model again"
+        )
+    tokenizer = transformers.AutoTokenizer.from_pretrained(where, trust_remote_code=False)
+    processor = transformers.AutoImageProcessor.from_pretrained(where, trust_remote_code=False)
+    return model.float(), tokenizer, processor
+
+
+@contextmanager
+def _no_bars() -> Iterator[None]:
+    """Hold back the bar that the library shows while it fills a model with its weights."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+def _need_safetensors(where: str, name: str) -> None:
+    """Make sure that there are safetensors; without them the library would ask a service on the hub to convert pickles."""
+    if Path(where).is_dir():
+        found = any((Path(where) / file).is_file() for file in SAFETENSORS)
+    else:
+        from huggingface_hub import hf_hub_download
+        from huggingface_hub.errors import EntryNotFoundError
+
+        found = False
+        for file in SAFETENSORS:
+            try:
+                hf_hub_download(where, file)
+                found = True
+                break
+            except EntryNotFoundError:
+                continue
+    if not found:
+        raise InputError(
+            f"{name} has no {SAFETENSORS[0]}; other weights are not loaded, since a pickle can run code: save the model "
+            "again with save_pretrained"
+        )

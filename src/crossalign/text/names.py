@@ -1,0 +1,153 @@
+"""Class names: how they are compared, found in a file, found in a text, and replaced there."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+
+
+def normalise_name(name: str) -> str:
+    """Bring a class name to the form that is compared: lower case, words separated by one space."""
+    text = unicodedata.normalize("NFC", re.sub(r"['’`]", "", name.casefold()))
+    # Marks are kept: in many scripts they are the vowels.
+    kept = (letter if letter.isalnum() or unicodedata.category(letter)[0] == "M" else " " for letter in text)
+    return " ".join("".join(kept).split())
+
+
+def match_names(entries: Iterable[str], names: Sequence[str], aliases: Sequence[Sequence[str]] = ()) -> list[str | None]:
+    """Find the entry of a file that describes each class.
+
+    Case, hyphens, underscores and apostrophes do not matter, unless entries differ in nothing else. Where a class goes by
+    the names of several entries, the entry that fewest classes go by is taken, and the first such in the order of the
+    names: so "projectile" is preferred to "missile", a name that two ImageNet classes share.
+
+    Args:
+        entries: the names in the file.
+        names: C class names.
+        aliases: for each class its other names, or nothing.
+
+    Returns:
+        For each class an entry, or None if the file has none.
+    """
+    exact: dict[str, str] = {}
+    loose: dict[str, str] = {}
+    plain: dict[str, str] = {}
+    for entry in entries:
+        exact[entry] = entry
+        loose.setdefault(loose_name(entry), entry)
+        plain.setdefault(normalise_name(entry), entry)
+    plain.pop("", None)
+
+    def entry_of(name: str) -> str | None:
+        # From strict to loose, since "C++" and "C#" are alike once normalised.
+        return exact.get(name) or loose.get(loose_name(name)) or plain.get(normalise_name(name))
+
+    every_name = [(name, *others) for name, others in zip(names, aliases or [()] * len(names), strict=True)]
+    candidates = [list(dict.fromkeys(found for n in of_class if (found := entry_of(n)))) for of_class in every_name]
+    claims = Counter(entry for of_class in candidates for entry in of_class)
+    return [min(of_class, key=claims.__getitem__) if of_class else None for of_class in candidates]
+
+
+def loose_name(name: str) -> str:
+    """Give a name without its case, hyphens and underscores; "C++" and "C#" stay different."""
+    return " ".join(re.sub(r"[-_]", " ", name.casefold()).split())
+
+
+def mentions(text: str, names: Sequence[str]) -> bool:
+    """Tell whether one of a class's names stands in a text, in the singular or plural, whatever its case and hyphens.
+
+    What a name has in parentheses to tell it from another ("crane (bird)") is not looked for. A name that is a single letter
+    or a common word of English ("A", "I", "It") is found only in its own case, and neither as a word of the sentence nor
+    at its beginning: in "A thumb rests beside a fist." no class A is named, but in "The letter A is a fist." it is.
+    """
+    common = [name for name in names if _is_common(normalise_name(name))]
+    if any(_stands_out(text, name.strip()) for name in common):
+        return True
+    words, parts = _mention_pattern(tuple(name for name in names if name not in common))
+    plain = normalise_name(text)
+    if words is not None and words.search(plain):
+        return True
+    return any(part in plain or part in text.casefold() for part in parts)
+
+
+_COMMON_WORDS = (
+    "a an the i am is are be been was it its in on at to of or and as by do go he she we you me my no so up us if this that "
+    "they them his her our one with for from not but has have can may will who what how all any some"
+)
+"""Words that stand in sentences of any class."""
+
+
+def _is_common(plain: str) -> bool:
+    return (len(plain) == 1 and plain.isalpha()) or plain in _COMMON_WORDS.split()
+
+
+def _stands_out(text: str, name: str) -> bool:
+    """Tell whether a short name stands in a text as a name, not as an ordinary word."""
+    word = re.escape(name)
+    if re.search(rf"""["'“‘`]{word}["'”’`]|\b(?:letter|sign|symbol|word|class|shape)s? {word}\b""", text):
+        return True
+    # A capital in the middle of a sentence; one at its beginning is any word's.
+    return name != name.lower() and re.search(rf"(?<![.!?:])(?<=\S)\s+(?:\W*){word}(?!\w)", text) is not None
+
+
+@lru_cache(maxsize=4096)
+def _mention_pattern(names: tuple[str, ...]) -> tuple[re.Pattern[str] | None, tuple[str, ...]]:
+    """Compile what is searched as words, and list what is searched as a part of the text.
+
+    Scripts that put no spaces between words, and names without a letter, are searched as parts.
+    """
+    plain = {normalise_name(re.sub(r"\([^)]*\)", " ", name)) or normalise_name(name) or name.strip() for name in names}
+    words = sorted(name for name in plain if name.isascii() and re.search(r"[^\W_]", name))
+    parts = tuple(name.casefold() for name in sorted(plain.difference(words, [""])))
+    return re.compile(rf"\b{_any_of(words)}\b") if words else None, parts
+
+
+def rename(text: str, names: Sequence[str], new: str) -> str:
+    """Put a new name where one of the names stands, as a word of its own and also with the ending of a plural.
+
+    "a" or "an" before it is fixed; what begins with a capital at the text's start still does.
+    """
+    longest_first = sorted({name for name in names if re.search(r"[^\s_-]", name)}, key=lambda name: (-len(name), name))
+    if not longest_first:
+        return text
+    pattern = rf"(?<!\w)(?:(?P<article>an?)\s+)?{_any_of(longest_first)}(?!\w)"
+
+    def renamed(match: re.Match[str]) -> str:
+        groups = match.groupdict()
+        article = groups.pop("article")
+        word = f"{new}s" if any(groups.values()) else new
+        if article:
+            fitting = with_article(word)
+            return fitting[0].upper() + fitting[1:] if article[0].isupper() else fitting
+        return word[0].upper() + word[1:] if match.start() == 0 and match[0][0].isupper() else word
+
+    return re.sub(pattern, renamed, text, flags=re.IGNORECASE)
+
+
+def _any_of(names: Sequence[str]) -> str:
+    """Write a pattern of names; a group that takes part tells a plural."""
+    patterns: list[str] = []
+    for name in names:
+        parts = [re.escape(part) for part in re.split(r"[\s_-]+", name) if part]
+        if parts[-1][-1] in "yY":
+            parts[-1] = f"{parts[-1][:-1]}(?:y|(?P<ies{len(patterns)}>ies))"
+        patterns.append(r"[\s_-]+".join(parts))
+    return rf"(?:{'|'.join(patterns)})(?P<plural>s|es)?"
+
+
+def with_article(name: str) -> str:
+    """Put "a" or "an" before a name, by how it sounds: a unicycle, an umbrella, an hourglass, an SUV."""
+    first = re.split(r"[\s-]", name, maxsplit=1)[0]
+    if re.fullmatch(_SPELLED, first):
+        vowel = first[0] in "AEFHILMNORSX"
+    else:
+        vowel = re.match(_VOWEL_SOUND, first, re.IGNORECASE) is not None
+    return f"{'an' if vowel else 'a'} {name}"
+
+
+_SPELLED = r"[A-Z][A-Z0-9]{0,2}|[B-DF-HJ-NP-TV-Z]{4,}"
+"""A word that is read letter by letter."""
+_VOWEL_SOUND = r"(?!eu|ewe|one$|once$|uni(?![nm])|u[bkrst][aeiou])[aeiou]|hour|honou?r|honest|heir"
