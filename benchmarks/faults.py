@@ -1,12 +1,12 @@
-"""Break runs on this machine in many ways; each must end right, or in one sentence, and go on to the same bytes.
+"""Inject faults into runs on this machine; each must succeed or end with one sentence, and then resume to the same bytes.
 
     python benchmarks/faults.py
     python benchmarks/faults.py --kills 5 --only manifest
     python benchmarks/faults.py --markdown
 
-Real commands run on scikit-image's photos, and `describe` asks the server of tests/llm_server.py. Disks that are full or
-read-only are mounted where that is allowed (by root, on Linux), and else stood for by limits and permissions; the table
-says which. The exit code is 1 if any case failed.
+Real commands run on photos of scikit-image, and `describe` asks the server of tests/llm_server.py. Root on Linux mounts full
+and read-only disks; otherwise limits and permissions replace them, and the table says so. The exit code is 1 if a case
+failed.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from tabulate import tabulate
 from fault_bench import Bench, NotHere, check, ended, language_server, read_only, small_disk
 
 Outcome = tuple[str, str]
-"""What was done, and how it ended; what must not be is an AssertionError."""
+"""What was done, and the outcome; a failure is an AssertionError."""
 
 SAME = "all resumed to the same bytes"
 TEN_YEARS = 10 * 365 * 86400
@@ -39,7 +39,7 @@ GARBAGE = (b"[" * 100_000, b'{"schema": 1, "key": ' * 50_000, b"\xff\0 garbage",
 def killed(bench: Bench, name: str) -> Outcome:
     job, reference = bench.jobs[name], bench.reference(name)
     shares = sorted(bench.random.random() for _ in range(bench.kills))
-    fell: Counter[str] = Counter()
+    moments_of_kills: Counter[str] = Counter()
     seconds = reference.seconds
     for share in shares:
         while True:
@@ -48,16 +48,16 @@ def killed(bench: Bench, name: str) -> Outcome:
             time.sleep(share * seconds)
             if process.poll() is None:
                 break
-            seconds *= share  # It had ended: the machine was busier before.
+            seconds *= share  # The process had ended: the machine was busier during the reference run.
         process.kill()
         process.communicate()
         if job.found(folder) == reference.results:
-            fell["after the last result"] += 1
+            moments_of_kills["after the last result"] += 1
         else:
-            fell["during the work" if any(folder.glob(job.kept)) else "before anything was saved"] += 1
+            moments_of_kills["during the work" if any(folder.glob(job.kept)) else "before anything was saved"] += 1
         bench.goes_on(name, folder)
     moments = " ".join(f"{100 * share:.0f}" for share in shares)
-    when = ", ".join(f"{count} {when}" for when, count in sorted(fell.items()))
+    when = ", ".join(f"{count} {when}" for when, count in sorted(moments_of_kills.items()))
     return f"{len(shares)} kills, at {moments} % of {seconds:.1f} s of work", f"{when}; {SAME}"
 
 
@@ -70,7 +70,7 @@ def interrupted(bench: Bench, name: str) -> Outcome:
         time.sleep(share * reference.seconds)
         process.send_signal(signal.SIGINT)
         done = ended(process, time.monotonic())
-        if done.code in (0, -signal.SIGINT):  # It was all but ended, and left to the interpreter.
+        if done.code in (0, -signal.SIGINT):  # The work was done, and the interpreter was exiting.
             bench.same(name, folder)
         else:
             check(done.code == 130, f"it ended with {done.code}: {done.err}")
@@ -154,8 +154,8 @@ def clock_set_back(bench: Bench) -> Outcome:
     for place in (*folder.rglob("*"), *bench.photos.rglob("*")):
         os.utime(place, (time.time() + TEN_YEARS,) * 2)
     done = bench.goes_on("extraction", folder)
-    pictures = len(list(bench.photos.rglob("*.jpg")))
-    check(f"; {pictures} images encoded now" in done.err, f"not the one shard that lacked: {done.err}")
+    images = len(list(bench.photos.rglob("*.jpg")))
+    check(f"; {images} images encoded now" in done.err, f"not the one shard that lacked: {done.err}")
     before = _files(folder)
     check(bench.store("gc", folder, "--yes", "--older-than", 1).code == 0, "`store gc` failed")
     check(_files(folder) == before, "`store gc` removed files from the future")
@@ -195,8 +195,8 @@ def newer_schema(bench: Bench) -> Outcome:
     next(manifest.parent.glob("*.safetensors")).write_bytes(b"a layout of the future")
     before = _files(folder)
     said = bench.run(*bench.jobs["extraction"].words(folder)).sentence
-    for verb in (("list",), ("verify",), ("gc", "--yes")):
-        check(bench.store(verb[0], folder, *verb[1:]).code == 0, f"`store {verb[0]}` failed")
+    for command in (("list",), ("verify",), ("gc", "--yes")):
+        check(bench.store(command[0], folder, *command[1:]).code == 0, f"`store {command[0]}` failed")
     check(_files(folder) == before, "what a newer version wrote was changed")
     return "a manifest with schema 2", f"2, ... {said[said.index('has schema') :]}; `store gc` leaves it alone"
 

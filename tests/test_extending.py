@@ -201,8 +201,10 @@ class TestInThisProcess:
 
     @pytest.mark.filterwarnings("ignore::UserWarning")
     def test_backends_are_listed(self):
-        assert backends() == ["builtin", "open_clip", "paint"]
-        with pytest.raises(InputError, match="encoder 'point' names no known backend; known are builtin, open_clip, paint"):
+        assert backends() == ["builtin", "open_clip", "transformers", "paint"]
+        with pytest.raises(
+            InputError, match="encoder 'point' names no known backend; known are builtin, open_clip, transformers, paint"
+        ):
             load_encoder("point", "cpu")
 
     def test_a_yaml_takes_the_layout_of_a_package(self, pictures, tmp_path):

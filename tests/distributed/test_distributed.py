@@ -94,7 +94,7 @@ def test_features_are_the_same_though_a_worker_a_driver_and_a_node_are_lost(
     nodes.lose_one()
     _, err = bench.ended(driver)
     assert 2 <= int(re.search(r"encoded (\d+)", err)[1]) <= PICTURES - kept
-    nodes.mend()
+    nodes.replace()
     assert bench.contents(together) == bench.contents(alone)
 
 
