@@ -1,9 +1,9 @@
-"""Compare adaptive views with all 60: agreement, top-1 and mean views over the confidence asked for.
+"""Compare adaptive views with all 60 views: agreement, top-1 and mean number of views, by confidence.
 
     python benchmarks/adaptive.py --data ../shared/data
 
-The embedded encoder in float32 on two sets. Features of all 60 views come from the store, and are encoded first if it has
-none; the sequential test then sees them round by round, as it does when classifying.
+The embedded encoder in float32 on two sets. Features of all 60 views come from the store, or are encoded first. The
+sequential test then gets them round by round, as in `classify`.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def curve(folder: Path, config_name: str, encoder: Encoder, seed: int) -> list[l
         for count in rounds.counts:
             part, seen = whole[open_ones], views[open_ones, :count]
             weights = score.weights(part, seen, scales)
-            # In parts, for the (pictures, views, classes) similarities of a thousand classes would be gigabytes.
+            # In parts, because the (images, views, classes) similarities of a thousand classes need gigabytes.
             pairs = zip(seen.split(64), weights.split(64), strict=True)
             stop = torch.cat([settled(*pair, texts, rounds) for pair in pairs])
             found[open_ones[stop]] = answers(part[stop], seen[stop])

@@ -2,8 +2,8 @@
 
     python benchmarks/boxes.py --data ../shared/data
 
-A way is better if WCA's scores from few views lie nearer to those from many independent ones. The embedded encoder on
-oxford_pets370; error is the root mean square over pictures and classes, relative to that of independent views.
+A way is better if WCA's scores with few views are closer to those with many independent views. The embedded encoder on
+oxford_pets370; error is the root mean square over images and classes, relative to that of independent views.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ WAYS = (independent, stratified_sides, antithetic_sides, latin_hypercube, sobol)
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--limit", type=int, default=185, help="Pictures, spread evenly.")
+    parser.add_argument("--limit", type=int, default=185, help="Images, spread evenly.")
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--reference-views", type=int, default=128)
     options = parser.parse_args()
@@ -99,16 +99,16 @@ def main() -> None:
 def encode(
     dataset: ImageDataset, encoder: Encoder, recipe: ViewRecipe, way: Callable[[np.random.Generator, int], Numbers]
 ) -> Tensor:
-    """Encode each picture's whole and views, (N, 1 + M, D), with boxes placed in a way of their own."""
+    """Encode the global view and the local views of each image, (N, 1 + M, D), with boxes placed in the given way."""
 
-    def cut(picture: tuple[Path, int]) -> Tensor:
-        path, index = picture
+    def crop(item: tuple[Path, int]) -> Tensor:
+        path, index = item
         image = read_image(path)
         boxes = recipe.place(way(np.random.default_rng((recipe.seed, index)), recipe.count), *image.shape[1:])
         return torch.cat([encoder.preprocessing.fit(image)[None], cut_boxes(image, boxes, encoder.preprocessing)])
 
-    pictures = zip(dataset.paths, dataset.indices, strict=True)
-    return torch.stack(list(encode_views(encoder, ordered_map(cut, pictures, 2, ahead=16))))
+    images = zip(dataset.paths, dataset.indices, strict=True)
+    return torch.stack(list(encode_views(encoder, ordered_map(crop, images, 2, ahead=16))))
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
     python benchmarks/builtin.py --data ../shared/data
 
-Top-1 of `clip` (one prompt a class, the whole picture) on each set, and milliseconds a picture on this machine. The choice
-is made on the same pictures, so the chosen row flatters itself a little; the rows show how little hangs on it.
+Top-1 of `clip` (one prompt per class, the global view) on each set, and milliseconds per image on this machine. The choice
+is made on the same images, so the chosen row is slightly optimistic; the rows show that the choice matters little.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ def logits(encoder: Conse, dataset: ImageDataset) -> tuple[torch.Tensor, float]:
     pixels = ordered_map(lambda path: encoder.preprocessing.fit(read_image(path)), dataset.paths, 1, ahead=128)
     rows, seconds = [], 0.0
     batch: list[torch.Tensor] = []
-    for number, picture in enumerate(pixels, start=1):
-        batch.append(picture)
+    for number, image in enumerate(pixels, start=1):
+        batch.append(image)
         if len(batch) == 32 or number == len(dataset.paths):
             start = time.perf_counter()
             rows.append(encoder.classify(torch.stack(batch)))
@@ -77,7 +77,7 @@ def main() -> None:
         "temperature",
         "anchor prompt",
         *(f"{s} top-1 %" for s in SETS),
-        "ms a picture",
+        "ms per image",
     ]
     print(tabulate(rows, header, tablefmt="github", disable_numparse=True))
 

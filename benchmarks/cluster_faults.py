@@ -50,11 +50,11 @@ recipe = ViewRecipe(int(sys.argv[3]), (0.1, 0.9), 0)
 found = image_features(dataset, encoder, recipe, Store(sys.argv[2]), shard_images=1, **options)
 print(f"encoded {found.encoded}", file=sys.stderr)
 """
-"""Pictures, store, views and perhaps a cluster; a shard a picture, so that a few pictures make many."""
+"""Arguments: images, store, views and perhaps a cluster. One shard per image, so that few images make many shards."""
 
 
 class Nodes:
-    """Three nodes with a core each, the first of them the head; one that is lost is replaced by `mend`."""
+    """Three nodes with one core each, the first of them the head; `replace` starts a new node for a lost one."""
 
     def __init__(self) -> None:
         from ray.cluster_utils import Cluster
@@ -62,10 +62,10 @@ class Nodes:
         self._size = {"num_cpus": 1, "object_store_memory": 80_000_000}
         self._cluster = Cluster(initialize_head=True, head_node_args={**self._size, "include_dashboard": False})
         self._others: list[Any] = []
-        self.mend()
+        self.replace()
         self.address = str(self._cluster.address)
 
-    def mend(self) -> None:
+    def replace(self) -> None:
         """Add nodes until there are three."""
         while len(self._others) < 2:
             self._others.append(self._cluster.add_node(**self._size))
@@ -174,7 +174,7 @@ def main() -> None:
             rows = [row for job in ("features", "labels") for row in faults_of(job, nodes, root, options.rounds, moments)]
         finally:
             nodes.end()
-    headers = ["job", "killed", "times", "while so much was done", "outcome", "verdict"]
+    headers = ["job", "killed", "times", "share done when killed", "outcome", "verdict"]
     print(tabulate(rows, headers, tablefmt="github" if options.markdown else "simple", disable_numparse=True))
     sys.exit(any(row[-1] == "FAILED" for row in rows))
 
@@ -217,7 +217,7 @@ def run(job: str, output: Path, nodes: Nodes, root: Path, fault: str, share: flo
             kill(process)
             process = start(dict(os.environ), *words)
     ended(process)
-    nodes.mend()
+    nodes.replace()
     return contents(output), share
 
 

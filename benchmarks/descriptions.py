@@ -2,8 +2,8 @@
 
     python benchmarks/descriptions.py --data ../shared/data
 
-Every method that reads descriptions is measured with each source on the same features; differences are paired, picture by
-picture, against `clip` and against the bundled descriptions.
+Every method that reads descriptions is measured with each source on the same features; differences are paired by
+image, against `clip` and against the bundled descriptions.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def shown(pair: tuple[float, float, float]) -> str:
 
 
 def losses(dataset: ImageDataset, ours: Array, theirs: Array, most: int = 5) -> str:
-    """Name the classes where ours is right less often than theirs."""
+    """The classes in which our descriptions have fewer right images than the others."""
     labels = np.array(dataset.labels)
     by_class = [(ours - theirs)[labels == label].sum() for label in range(len(dataset.class_names))]
     worst = [label for label in np.argsort(by_class)[:most] if by_class[label] < 0]
@@ -74,10 +74,10 @@ def main() -> None:
                 against_clip = shown(paired_interval(plain["clip"], right))
                 rows.append([method, source, f"{100 * right.mean():.2f}", against_clip, against_ours])
         header = ["method", "descriptions", "top-1 %", "minus clip", "bundled minus this"]
-        print(f"\n{folder}, {len(dataset.paths)} pictures, {encoder.name}\n")
+        print(f"\n{folder}, {len(dataset.paths)} images, {encoder.name}\n")
         print(tabulate(rows, header, tablefmt="github", disable_numparse=True))
         for kind in files:
-            print(f"\nclasses that lose most against {kind} (clip-d, pictures):", end=" ")
+            print(f"\nclasses with the largest loss against {kind} (clip-d, images):", end=" ")
             print(losses(dataset, found["bundled"]["clip-d"], found[kind]["clip-d"]) or "none")
 
 

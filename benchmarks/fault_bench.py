@@ -1,4 +1,4 @@
-"""What benchmarks/faults.py works on: photos, commands whose results are known, disks that fill up or are read-only."""
+"""Set-up of benchmarks/faults.py: photos, commands with known results, full and read-only disks."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ SCRIPT = Path(sys.executable).with_name("crossalign")
 SERVER = Path(__file__).parents[1] / "tests" / "llm_server.py"
 PHOTOS = ("chelsea.png", "coffee.png", "rocket.jpg", "astronaut.png", "motorcycle_left.png", "brick.png")
 VARY = ("timing", "command", "time")
-"""Parts of results that tell when and how they were made."""
+"""Fields of results that differ between equal runs."""
 
 
 class NotHere(Exception):
-    """What a case needs is not on this machine."""
+    """This machine cannot run a case."""
 
 
 def check(holds: object, what: str) -> None:
-    """Fail a case, saying what was found."""
+    """Fail a case with a message."""
     if not holds:
         raise AssertionError(what)
 
 
 @dataclass(frozen=True)
 class Ended:
-    """How a process ended, and the seconds that it took to."""
+    """Exit code and output of a process, and the seconds until it ended."""
 
     code: int
     out: str
@@ -48,7 +48,7 @@ class Ended:
 
     @property
     def sentence(self) -> str:
-        """What a refusal says: one sentence, after lines of progress at most, with the way out after a semicolon."""
+        """The error: one sentence with the way out after a semicolon; only progress lines may come before it."""
         last = self.err.splitlines()[-1] if self.err else ""
         check(self.code == 2, f"it ended with {self.code}: {self.err}")
         check(last.startswith("Error: ") and self.err.count("Error") == 1 and "; " in last, f"no one sentence: {self.err}")
@@ -56,7 +56,7 @@ class Ended:
 
 
 def ended(process: subprocess.Popen[str], since: float) -> Ended:
-    """Wait for the end of a process, which must not be a traceback."""
+    """Wait for the end of a process; it must not print a traceback."""
     out, err = process.communicate(timeout=600)
     check("Traceback" not in err, f"a traceback: {err}")
     return Ended(process.returncode, out, err, time.monotonic() - since)
@@ -68,9 +68,9 @@ class Job:
 
     Attributes:
         words: the command line.
-        begun: pattern of the files that show that its work has begun.
-        kept: pattern of what a stopped run leaves for the next.
-        results: patterns of what it leaves in the end.
+        begun: pattern of the files that exist once its work has begun.
+        kept: pattern of the files with which a stopped run is resumed.
+        results: patterns of the results.
     """
 
     words: Callable[[Path], list[str]]
@@ -79,7 +79,7 @@ class Job:
     results: tuple[str, ...]
 
     def found(self, folder: Path) -> dict[str, Any]:
-        """Read the results, without what differs between two runs that nothing befell."""
+        """Read the results, without fields that differ between equal runs."""
         files = [file for pattern in self.results for file in folder.glob(pattern) if file.is_file()]
         return {str(file.relative_to(folder)): _content(file) for file in sorted(files)}
 
@@ -95,7 +95,7 @@ def _content(file: Path) -> object:
 
 @dataclass(frozen=True)
 class Reference:
-    """How a job ends that nothing befalls: its folder, its results, and the seconds of its work."""
+    """A job without a fault: its folder, its results, and the seconds of its work."""
 
     folder: Path
     results: dict[str, Any]
@@ -106,12 +106,12 @@ class Bench:
     """Photos, jobs, and a folder for each run.
 
     Args:
-        folder: for all of it.
-        url: of a server that describes classes.
-        kills: of a job.
-        seed: of the moments and places of faults.
-        variants: of each photo.
-        seeds: of the crops, each of which fills a set of the store.
+        folder: folder for everything.
+        url: URL of a server that describes classes.
+        kills: number of kills per job.
+        seed: seed of the times and places of faults.
+        variants: number of variants per photo.
+        seeds: number of crop seeds; each has a set in the store.
     """
 
     def __init__(self, folder: Path, url: str, *, kills: int, seed: int = 0, variants: int = 5, seeds: int = 4):
@@ -175,9 +175,9 @@ class Bench:
         """Run `crossalign` to its end."""
         return ended(self.start(*words, before=before), time.monotonic())
 
-    def store(self, verb: str, folder: Path, *words: object) -> Ended:
+    def store(self, command: str, folder: Path, *words: object) -> Ended:
         """Run `crossalign store` on a folder's store."""
-        return self.run("store", verb, "--store", folder / "store", *words)
+        return self.run("store", command, "--store", folder / "store", *words)
 
     def reference(self, name: str) -> Reference:
         """Let a job run undisturbed, once."""

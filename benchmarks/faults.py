@@ -1,12 +1,12 @@
-"""Break runs on this machine in many ways; each must end right, or in one sentence, and go on to the same bytes.
+"""Inject faults into runs on this machine; each must succeed or end with one sentence, and then resume to the same bytes.
 
     python benchmarks/faults.py
     python benchmarks/faults.py --kills 5 --only manifest
     python benchmarks/faults.py --markdown
 
-Real commands run on scikit-image's photos, and `describe` asks the server of tests/llm_server.py. Disks that are full or
-read-only are mounted where that is allowed (by root, on Linux), and else stood for by limits and permissions; the table
-says which. The exit code is 1 if any case failed.
+Real commands run on photos of scikit-image, and `describe` asks the server of tests/llm_server.py. Root on Linux mounts full
+and read-only disks; otherwise limits and permissions replace them, and the table says so. The exit code is 1 if a case
+failed.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from tabulate import tabulate
 from fault_bench import Bench, NotHere, check, ended, language_server, read_only, small_disk
 
 Outcome = tuple[str, str]
-"""What was done, and how it ended; what must not be is an AssertionError."""
+"""What was done, and the outcome; a failure is an AssertionError."""
 
-SAME = "all went on to the same bytes"
+SAME = "all resumed to the same bytes"
 TEN_YEARS = 10 * 365 * 86400
 GARBAGE = (b"[" * 100_000, b'{"schema": 1, "key": ' * 50_000, b"\xff\0 garbage", b"null", b"")
 
@@ -39,7 +39,7 @@ GARBAGE = (b"[" * 100_000, b'{"schema": 1, "key": ' * 50_000, b"\xff\0 garbage",
 def killed(bench: Bench, name: str) -> Outcome:
     job, reference = bench.jobs[name], bench.reference(name)
     shares = sorted(bench.random.random() for _ in range(bench.kills))
-    fell: Counter[str] = Counter()
+    moments_of_kills: Counter[str] = Counter()
     seconds = reference.seconds
     for share in shares:
         while True:
@@ -48,16 +48,16 @@ def killed(bench: Bench, name: str) -> Outcome:
             time.sleep(share * seconds)
             if process.poll() is None:
                 break
-            seconds *= share  # It had ended: the machine was busier before.
+            seconds *= share  # The process had ended: the machine was busier during the reference run.
         process.kill()
         process.communicate()
         if job.found(folder) == reference.results:
-            fell["after the last result"] += 1
+            moments_of_kills["after the last result"] += 1
         else:
-            fell["amid the work" if any(folder.glob(job.kept)) else "before anything was kept"] += 1
+            moments_of_kills["during the work" if any(folder.glob(job.kept)) else "before anything was saved"] += 1
         bench.goes_on(name, folder)
     moments = " ".join(f"{100 * share:.0f}" for share in shares)
-    when = ", ".join(f"{count} {when}" for when, count in sorted(fell.items()))
+    when = ", ".join(f"{count} {when}" for when, count in sorted(moments_of_kills.items()))
     return f"{len(shares)} kills, at {moments} % of {seconds:.1f} s of work", f"{when}; {SAME}"
 
 
@@ -70,15 +70,15 @@ def interrupted(bench: Bench, name: str) -> Outcome:
         time.sleep(share * reference.seconds)
         process.send_signal(signal.SIGINT)
         done = ended(process, time.monotonic())
-        if done.code in (0, -signal.SIGINT):  # It was all but ended, and left to the interpreter.
+        if done.code in (0, -signal.SIGINT):  # The work was done, and the interpreter was exiting.
             bench.same(name, folder)
         else:
             check(done.code == 130, f"it ended with {done.code}: {done.err}")
-            check(done.err.count("interrupted; ") == 1 and " to go on\n" in done.err, f"it does not say how: {done.err}")
+            check(done.err.count("interrupted; ") == 1 and " to resume\n" in done.err, f"it does not say how: {done.err}")
             check(done.seconds < 2, f"it took {done.seconds:.1f} s")
             seconds.append(done.seconds)
         bench.goes_on(name, folder)
-    return f"Ctrl+C, {len(seconds) - 1} times", f"130 and how to go on, within {max(seconds):.1f} s; {SAME}"
+    return f"Ctrl+C, {len(seconds) - 1} times", f"130 and how to resume, within {max(seconds):.1f} s; {SAME}"
 
 
 def full_disk(bench: Bench, name: str) -> Outcome:
@@ -154,14 +154,14 @@ def clock_set_back(bench: Bench) -> Outcome:
     for place in (*folder.rglob("*"), *bench.photos.rglob("*")):
         os.utime(place, (time.time() + TEN_YEARS,) * 2)
     done = bench.goes_on("extraction", folder)
-    pictures = len(list(bench.photos.rglob("*.jpg")))
-    check(f"; {pictures} images encoded now" in done.err, f"not the one shard that lacked: {done.err}")
+    images = len(list(bench.photos.rglob("*.jpg")))
+    check(f"; {images} images encoded now" in done.err, f"not the one shard that lacked: {done.err}")
     before = _files(folder)
     check(bench.store("gc", folder, "--yes", "--older-than", 1).code == 0, "`store gc` failed")
     check(_files(folder) == before, "`store gc` removed files from the future")
     return (
         "store and photos dated ten years ahead, a shard missing",
-        "the same bytes, the others kept; `store gc` removes nothing",
+        "the same bytes, the other shards unchanged; `store gc` removes nothing",
     )
 
 
@@ -184,7 +184,7 @@ def flipped_bits(bench: Bench) -> Outcome:
     flipped = ", ".join(f"{number} in the {where}" for where, number in sorted(count.items()))
     return (
         f"a bit in each of {sum(count.values())} shards: {flipped}",
-        "`store verify` names each; made again to the same bytes",
+        "`store verify` prints each; encoded again with the same bytes",
     )
 
 
@@ -195,8 +195,8 @@ def newer_schema(bench: Bench) -> Outcome:
     next(manifest.parent.glob("*.safetensors")).write_bytes(b"a layout of the future")
     before = _files(folder)
     said = bench.run(*bench.jobs["extraction"].words(folder)).sentence
-    for verb in (("list",), ("verify",), ("gc", "--yes")):
-        check(bench.store(verb[0], folder, *verb[1:]).code == 0, f"`store {verb[0]}` failed")
+    for command in (("list",), ("verify",), ("gc", "--yes")):
+        check(bench.store(command[0], folder, *command[1:]).code == 0, f"`store {command[0]}` failed")
     check(_files(folder) == before, "what a newer version wrote was changed")
     return "a manifest with schema 2", f"2, ... {said[said.index('has schema') :]}; `store gc` leaves it alone"
 
@@ -215,8 +215,8 @@ def broken_manifests(bench: Bench) -> Outcome:
     done = bench.goes_on("extraction", folder)
     check("; 0 images encoded now" in done.err, f"whole shards were not found: {done.err}")
     return (
-        "cut short, nested 100,000 deep (two ways), garbage, null, empty",
-        "made again to the same bytes, every shard kept",
+        "truncated, nested 100,000 deep (two ways), garbage, null, empty",
+        "written again with the same bytes, all shards kept",
     )
 
 
@@ -246,7 +246,7 @@ def broken_answers(bench: Bench) -> Outcome:
             said = bench.run(*bench.jobs["describe"].words(folder)).sentence
             check("; remove it" in said and (folder / file).read_bytes() == content + b"\n", f"changed, or said was: {said}")
             (folder / file).unlink()
-    return "as above, for the output and for the answers kept so far", "2, ... is damaged; remove it to begin anew"
+    return "as above, for the output and for the saved answers", "2, ... is damaged; remove it to begin anew"
 
 
 def _reason(said: str) -> str:

@@ -1,4 +1,4 @@
-"""Feed mutated picture files to `read_image`: whatever it does but read one or raise an InputError is a finding.
+"""Feed mutated image files to `read_image`: whatever it does but read one or raise an InputError is a finding.
 
     pip install atheris
     python benchmarks/fuzz_images.py --minutes 5
@@ -123,11 +123,11 @@ def _failure(read: Callable[..., Any], content: bytes) -> str:
         # PIL may fail in any way, but what fails in our own lines is a fault of these.
         if place and place.filename.endswith("views.py"):
             return f"{type(cause).__name__} in views.py:{place.name}"
-        return "" if re.match(r"the picture .+; .+", said) and len(said) < 500 and "\n" not in said else f"words: {said}"
+        return "" if re.match(r"the image .+; .+", said) and len(said) < 500 and "\n" not in said else f"words: {said}"
     except Exception as error:
         place = traceback.extract_tb(error.__traceback__)[-1]
         return f"{type(error).__name__} in {os.path.basename(place.filename)}:{place.name}"
-    return "" if str(image.dtype) == "torch.uint8" and image.shape[0] == 3 and image.numel() else "no picture came out"
+    return "" if str(image.dtype) == "torch.uint8" and image.shape[0] == 3 and image.numel() else "no image came out"
 
 
 def _shortened(content: bytes, fails: Callable[[bytes], bool]) -> bytes:

@@ -1,11 +1,11 @@
-"""Time the image encoder on a GPU, by runtime and precision, against the plain loop with its encoder there.
+"""Time the image encoder on a GPU, by runtime and precision, against the plain loop with its encoder on the GPU.
 
     python benchmarks/gpu.py --data ../shared/data --json gpu.json
-    python benchmarks/gpu.py --device cpu --pictures 4     # that the script works
+    python benchmarks/gpu.py --device cpu --images 4     # checks that the script works
 
 See benchmarks/speed.py for the reference and for "the limit", which here is the best rate of products of large matrices on
-the GPU. Each way to encode is timed twice: `features.pipeline.encode_images` from the files on, and the encoder alone, whose
-views were cropped before and lie on the GPU. What a run from the files takes longer is time in which the encoder waits.
+the GPU. Each way to encode is timed twice: `features.pipeline.encode_images` from the files on, and the encoder alone, with
+views that were cropped before and are on the GPU. The difference of the two is the time in which the encoder waits.
 
 The aims for ViT-B/32 at 61 views, from JPEG files: the encoder alone in bf16 at 60 % of the limit or more, an encoder that
 waits for less than 10 % of the time, and 10 times the reference or more.
@@ -43,7 +43,7 @@ ALONE = ", encoder alone"
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="A folder with oxford_pets370 in it; else photos of scikit-image.")
-    parser.add_argument("--pictures", type=int, default=96)
+    parser.add_argument("--images", type=int, default=96)
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--json", type=Path, help="Write ratios, times and limits there.")
     options = parser.parse_args()
@@ -52,7 +52,7 @@ def main() -> None:
     device = encoders["f32"].device
     print(f"{torch.cuda.get_device_name(device) if device.type == 'cuda' else device}, torch {torch.__version__}")
     with tempfile.TemporaryDirectory() as folder:
-        contest = race(_files(options.data, Path(folder), options.pictures), encoders)
+        contest = race(_files(options.data, Path(folder), options.images), encoders)
     limits = find_limits(encoders)
     report(contest, encoders, limits)
     if options.json:
@@ -144,11 +144,11 @@ def report(contest: Contest, encoders: dict[str, Encoder], limits: dict[str, flo
                 f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})",
             ]
         )
-    header = ["what", "ran as", "lowest cosine", "ms a view", "pictures/s", "of the limit", "encoder waits"]
+    header = ["what", "ran as", "lowest cosine", "ms per view", "images/s", "of the limit", "encoder waits"]
     print("\n" + tabulate(rows, [*header, "times the reference"], tablefmt="github", disable_numparse=True))
     billions = view_operations(encoders["f32"]) / 1e9
     each = ", ".join(f"{precision} {value:.4f} ({billions / value:.2f} TFLOP/s)" for precision, value in limits.items())
-    print(f"\nLimits, ms a view: {each}")
+    print(f"\nLimits, ms per view: {each}")
 
 
 def _content(contest: Contest, encoders: dict[str, Encoder], limits: dict[str, float]) -> dict[str, Any]:

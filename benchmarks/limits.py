@@ -1,4 +1,4 @@
-"""The limit of a machine: how long a view's operations take at the rate at which it multiplies matrices."""
+"""The limit of a machine: the time for the operations of a view at its best rate of matrix multiplication."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ ATTEMPTS = 20
 
 
 def cpu_limits(encoder: Encoder) -> dict[str, float]:
-    """Say how long a view's operations take at the rate at which the CPU multiplies matrices, in ms by precision."""
+    """Time for the operations of a view at the CPU's best rate of matrix multiplication, in ms, by precision."""
     return {precision: 1000 * view_operations(encoder) / rate for precision, rate in _cpu_rates()}
 
 
 def view_operations(encoder: Encoder) -> int:
-    """Count the floating-point operations that a view takes, a multiplication and an addition being two."""
+    """Number of floating-point operations per view; a multiplication and an addition count as two."""
     view = torch.zeros((1, 3, *encoder.preprocessing.size), dtype=torch.uint8, device=encoder.device)
     fast = torch.backends.mha.get_fastpath_enabled()
-    # The counter knows nothing of the one operation that attention otherwise is, a third of a ViT-B/32.
+    # The counter does not count the fused attention operation, a third of a ViT-B/32.
     torch.backends.mha.set_fastpath_enabled(False)
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
         encoder.tower(view)
@@ -37,7 +37,7 @@ def view_operations(encoder: Encoder) -> int:
 
 
 def best_rate(run: Callable[[], object], operations: int) -> float:
-    """Give the most operations a second that work reaches in its attempts, after one that makes it ready."""
+    """Best rate over several attempts, in operations per second, after one warm-up."""
     run()
     seconds = []
     for _ in range(ATTEMPTS):

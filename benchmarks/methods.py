@@ -2,7 +2,7 @@
 
     python benchmarks/methods.py --data ../shared/data --output docs/methods.md
 
-Each set is one call of `evaluation.evaluate.evaluate`; each picture's 61 passes come from the store, or are made first.
+Each set is one call of `evaluation.evaluate.evaluate`; each image's 61 passes come from the store, or are made first.
 Nothing is tuned: configs, descriptions and options are those that ship with the package.
 """
 
@@ -31,15 +31,15 @@ from crossalign.text.descriptions import bundled_descriptions
 from crossalign.text.prompts import CONTROLS
 
 SETS = {
-    "oxford_pets370": ("oxford_pet", "37 breeds of cats and dogs, 10 pictures each."),
+    "oxford_pets370": ("oxford_pet", "37 breeds of cats and dogs, 10 images each."),
     "imagenet_sample1000": (
         "imagenet",
-        "1000 classes, one picture each: training pictures of ImageNet, which the encoder's classifier has seen with their "
-        "labels. The level says nothing of new pictures; only differences between methods count.",
+        "1000 classes, one image each: training images of ImageNet, which the encoder's classifier has seen with their "
+        "labels. The level says nothing of new images; only differences between methods count.",
     ),
     "flowers102_test1020": (
         "flowers102",
-        "102 flowers, 10 pictures each, from the official test split. The embedded encoder sees a picture through "
+        "102 flowers, 10 images each, from the official test split. The embedded encoder sees an image through "
         "ImageNet's 1000 classes, hardly any of which is a flower: it is close to blind here.",
     ),
 }
@@ -47,11 +47,11 @@ HEAD = """# Methods
 
 Made by `python benchmarks/methods.py --data DATA --output docs/methods.md` with the embedded encoder (`builtin`, OpenVINO in
 float32), which is no CLIP; CLIP's weights could not be reached where this was run, so these tables say nothing of how the
-methods compare with CLIP. Configs, bundled descriptions and options are the defaults; nothing was tuned on these pictures.
-Intervals are 95 %: Wilson's for an accuracy, bootstrap over pictures for a difference. p is of the exact McNemar test after
+methods compare with CLIP. Configs, bundled descriptions and options are the defaults; nothing was tuned on these images.
+Intervals are 95 %: Wilson's for an accuracy, bootstrap over images for a difference. p is of the exact McNemar test after
 Holm's correction over all comparisons of a set; an asterisk marks p < 0.05 with an interval on one side of zero. `wca` and
 `mean-views` are means over 20 re-draws of the 60 views. A pass is one run of the image encoder; the time is that of all its
-passes on this machine, plus scoring a picture.
+passes on this machine, plus scoring an image.
 """
 TOGETHER = ("oxford_pets370", "imagenet_sample1000")
 """Sets that are also judged all at once."""
@@ -155,7 +155,7 @@ def _methods_table(done: Evaluation, tests: dict[str, list[Comparison]], seconds
         ]
         for name, method in ALONE.items()
     ]
-    header = ["method", "top-1 %", "95 % interval", "minus clip", "minus mean-views", "passes", "ms a picture"]
+    header = ["method", "top-1 %", "95 % interval", "minus clip", "minus mean-views", "passes", "ms per image"]
     return tabulate(rows, header, tablefmt="github", disable_numparse=True)
 
 
@@ -202,7 +202,7 @@ def _difference(test: Comparison) -> str:
 
 
 def _times(dataset: ImageDataset, encoder: Encoder, config: Config, methods: list[Method]) -> dict[str, float]:
-    """Give each method's seconds a picture: its passes, decoding and cutting included, and its scoring."""
+    """Give each method's seconds per image: its passes, decoding and cropping included, and its scoring."""
     part = dataset.limit(8)
     passes = {}
     for views in (0, config.views):

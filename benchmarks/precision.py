@@ -4,10 +4,10 @@
     python benchmarks/precision.py --data ../shared/data --base torch --limit 100
     python benchmarks/precision.py --time     # the last table alone, which needs no data
 
-One runtime in float32 is what the others are compared with, view by view and picture by picture. int8 is calibrated on
-photos inside scikit-image. WCA uses each of the 60 views once a seed; its accuracy is the mean over seeds, which clip, that
-looks at no views, has no need of. The times are each runtime's best for one pass of 16 views, in which all take turns; what
-else the machine does meets all of them.
+The others are compared with one runtime in float32, view by view and image by image. int8 is calibrated on photos in
+scikit-image. WCA uses each of the 60 views once per seed, and its accuracy is the mean over seeds; clip uses no local views
+and needs one seed. A time is the best of a runtime for one pass of 16 views; the runtimes take turns, so that other load on
+the machine affects all of them.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ WAYS = (("openvino", "f32"), ("openvino", "bf16"), ("openvino", "int8"))
 TIMED = (("torch", "f32"), ("torch", "bf16"), *WAYS)
 HEADER = [
     "set",
-    "pictures",
+    "images",
     "seeds",
     "runtime",
     "lowest cosine",
@@ -62,7 +62,7 @@ def main() -> None:
     what.add_argument("--time", action="store_true")
     parser.add_argument("--encoder", default="builtin", help="Whose times.")
     parser.add_argument("--base", choices=["openvino", "torch"], default="openvino", help="Compared with, in float32.")
-    parser.add_argument("--limit", type=int, default=1000, help="Pictures of each set, spread evenly.")
+    parser.add_argument("--limit", type=int, default=1000, help="Images of each set, spread evenly.")
     parser.add_argument("--seeds", type=int, default=1, help="Of the views.")
     options = parser.parse_args()
     if options.data:
@@ -76,7 +76,7 @@ def main() -> None:
     times = best_times(options.encoder)
     rows = [[name, f"{milliseconds:.2f}", f"{cosine:.4f}"] for name, (milliseconds, cosine) in times.items()]
     print(f"{options.encoder}, {torch.get_num_threads()} threads\n")
-    print(tabulate(rows, ["runtime", "ms a view", "lowest cosine"], tablefmt="github", disable_numparse=True))
+    print(tabulate(rows, ["runtime", "ms per view", "lowest cosine"], tablefmt="github", disable_numparse=True))
 
 
 def best_times(spec: str, rounds: int = 30) -> dict[str, tuple[float, float]]:

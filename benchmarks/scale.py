@@ -1,15 +1,15 @@
-"""How long 50 thousand, 10 million and 1 billion pictures take on a cluster, and what holds it: measured, then computed.
+"""The time for 50 thousand to 1 billion images on a cluster, and the bottleneck: measured, then computed.
 
-1. What a picture costs is measured here, on photos of scikit-image: reading and decoding, cutting its views, encoding them.
-2. What Ray and the files around it cost is measured on a Ray of this machine, with an encoder that costs nothing and
-   pictures of 8 x 8 pixels in Parquet tables: with a hundredth and a tenth of --records, which predict all of --records,
-   which are then labelled in fact. The two stand side by side.
-3. From both follow the times of the stages for any number of workers, each with as many cores as this script has:
+1. The time per image is measured on photos of scikit-image: reading and decoding, cropping the views, encoding them.
+2. The overhead of Ray and of files is measured on a Ray cluster on this machine, with an encoder that does nothing and
+   images of 8 x 8 pixels in Parquet tables: first with 1 % and 10 % of --records, which predict the time for all of them.
+   Then all are labelled, and predicted and measured times are printed side by side.
+3. Both give the times of the stages for any number of workers, each with as many cores as this script has:
 
        wall = start + listing + max(driver, reading, workers)
-       workers = pictures x (decode + cut + views x encode + rest) / workers,   driver = tasks x seconds a task
+       workers = images x (decode + crop + views x encode + rest) / workers,   driver = tasks x seconds per task
 
-The encoder that costs nothing is for this script alone: its labels mean nothing.
+The encoder that does nothing exists in this script only: its labels mean nothing.
 
     python benchmarks/scale.py --records 1000000 --encoder open_clip:ViT-B-32/random --runtime auto
 """
@@ -40,23 +40,23 @@ from torch import Tensor
 from crossalign.classifier import Classifier
 from crossalign.distributed import Cluster, Workers
 from crossalign.distributed._sources import find_files
-from crossalign.distributed.labels import PartFolder, label_pictures
+from crossalign.distributed.labels import PartFolder, label_images
 from crossalign.encoders import load_encoder
 from crossalign.encoders._runtime import EXAMPLES
 from crossalign.images.crops import Preprocessing, ViewRecipe, cut_views
 from crossalign.images.decoding import read_image
 
 TABLE_ROWS, PACKED = 1000, 10_000
-"""Pictures a table: in the simulation, so that few records make many tasks, and in the model."""
+"""Images per table: in the simulation (few, so that there are many tasks), and in the model."""
 SIDE = 8
 NETWORK = 1.25e9
 """Bytes a second that a node reads, at 10 Gbit/s: an assumption, and no measurement."""
-PICTURE_BYTES = 150e3
+IMAGE_BYTES = 150e3
 """Of a photo of half a megapixel in JPEG: an assumption."""
 
 
 class Nothing:
-    """An encoder that costs nothing: a picture's feature is its pixels, a text's is drawn by its hash."""
+    """An encoder that does nothing: the feature of an image is its pixels, that of a text is random, seeded by its hash."""
 
     name, width, logit_scale, fingerprint = "nothing", 3 * SIDE * SIDE, 100.0, "0" * 32
     device = torch.device("cpu")
@@ -87,26 +87,26 @@ class Idle:
 
 @dataclass(frozen=True)
 class Costs:
-    """Seconds: of listing a file, of a task on the driver, of a picture in a worker but for its encoding, of the start."""
+    """Seconds: to list a file, per task on the driver, per image in a worker without encoding, and to start."""
 
     listing: float
     task: float
-    picture: float
+    image: float
     start: float
 
 
 def main() -> None:
     """Measure, predict, compare and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--records", type=int, default=1_000_000, help="pictures of the largest simulation")
+    parser.add_argument("--records", type=int, default=1_000_000, help="images of the largest simulation")
     parser.add_argument("--encoder", default="open_clip:ViT-B-32/random")
     parser.add_argument("--runtime", default="auto")
     parser.add_argument("--views", type=int, default=60)
     parser.add_argument("--workers", type=int, default=2, help="of the simulation")
     options = parser.parse_args()
-    encode, cut, read = picture_costs(options.encoder, options.runtime, options.views)
+    encode, cut, read = image_costs(options.encoder, options.runtime, options.views)
     print(f"{options.encoder}, {torch.get_num_threads()} threads: {1000 * encode:.1f} ms to encode a view;")
-    print(f"{1000 * cut:.1f} ms to cut a picture's {options.views} views, {1000 * read:.1f} ms to read and decode it\n")
+    print(f"{1000 * cut:.1f} ms to crop an image's {options.views} views, {1000 * read:.1f} ms to read and decode it\n")
     encoder: Any = Nothing()
     with (
         tempfile.TemporaryDirectory(prefix="crossalign-scale-") as root,
@@ -119,7 +119,7 @@ def main() -> None:
         task = seconds_a_task(cluster)
         few, many = (make_tables(folder / f"{records}", records) for records in (small, large))
         listing = timed(lambda: find_files([str(many)])) / len(list(many.iterdir()))
-        # Two small runs tell the start and what each picture adds.
+        # Two small runs give the time to start and the time per image.
         tiny = make_tables(folder / "tiny", small // 10)
         first, second = run(tiny, folder / "a", small // 10), run(few, folder / "b", small)
         each = (second - first) / (small - small // 10)
@@ -136,8 +136,8 @@ def main() -> None:
     print(model(costs, encode, cut + read, options.views))
 
 
-def picture_costs(spec: str, runtime: str, views: int) -> tuple[float, float, float]:
-    """Measure seconds: encoding a view; cutting a picture's views; reading a picture."""
+def image_costs(spec: str, runtime: str, views: int) -> tuple[float, float, float]:
+    """Measure the seconds to encode a view, to crop the views of an image, and to read an image."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # Random weights take as long as trained ones.
         encoder = load_encoder(spec, "cpu", runtime=runtime, precision=None)
@@ -159,44 +159,44 @@ def seconds_a_task(cluster: Cluster, tasks: int = 2000) -> float:
 
 def simulate(cluster: Cluster, classify: Classifier, tables: Path, output: Path, records: int) -> float:
     """Label all records, and give the seconds."""
-    seconds = timed(lambda: label_pictures(cluster, classify, [str(tables)], str(output)))
+    seconds = timed(lambda: label_images(cluster, classify, [str(tables)], str(output)))
     assert PartFolder(str(output)).count() == (records, 0)
     return seconds
 
 
 def make_tables(folder: Path, records: int) -> Path:
-    """Write tables of small pictures."""
+    """Write tables of small images."""
     generator = np.random.default_rng(0)
-    pictures = []
+    images = []
     for _ in range(64):
         content = io.BytesIO()
         Image.fromarray(generator.integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)).save(content, "PNG")
-        pictures.append(content.getvalue())
+        images.append(content.getvalue())
     folder.mkdir()
     for start in range(0, records, TABLE_ROWS):
-        rows = [pictures[row % 64] for row in range(start, min(start + TABLE_ROWS, records))]
+        rows = [images[row % 64] for row in range(start, min(start + TABLE_ROWS, records))]
         pyarrow.parquet.write_table(pyarrow.table({"bytes": rows}), folder / f"{start:09d}.parquet")
     return folder
 
 
-def model(costs: Costs, encode: float, picture: float, views: int) -> str:
+def model(costs: Costs, encode: float, image: float, views: int) -> str:
     """Lay out the stages' times for three sizes, each on a few sizes of cluster."""
     rows = []
-    for pictures, workers in ((50_000, 1), (50_000, 16), (10**7, 16), (10**7, 1024), (10**9, 1024), (10**9, 16_384)):
-        packs = -(-pictures // PACKED)
+    for images, workers in ((50_000, 1), (50_000, 16), (10**7, 16), (10**7, 1024), (10**9, 1024), (10**9, 16_384)):
+        packs = -(-images // PACKED)
         stages = {
             "listing": packs * costs.listing,
             "driver": packs * costs.task,
-            "reading": pictures * PICTURE_BYTES / (NETWORK * max(1, workers // 8)),
-            "decoding and cutting": pictures * picture / workers,
-            "encoding": pictures * (1 + views) * encode / workers,
-            "writing and the rest": pictures * costs.picture / workers,
+            "reading": images * IMAGE_BYTES / (NETWORK * max(1, workers // 8)),
+            "decoding and cropping": images * image / workers,
+            "encoding": images * (1 + views) * encode / workers,
+            "writing and the rest": images * costs.image / workers,
         }
         in_workers = sum(seconds for stage, seconds in stages.items() if stage not in ("listing", "driver", "reading"))
         wall = costs.start + stages["listing"] + max(stages["driver"], stages["reading"], in_workers)
         most = max(stages, key=lambda stage: stages[stage])
-        rows.append([f"{pictures:,}", f"{workers:,}", *map(duration, stages.values()), duration(wall), most])
-    headers = ["pictures", "workers", *stages, "wall", "bottleneck"]
+        rows.append([f"{images:,}", f"{workers:,}", *map(duration, stages.values()), duration(wall), most])
+    headers = ["images", "workers", *stages, "wall", "bottleneck"]
     return str(tabulate(rows, headers, tablefmt="github", disable_numparse=True))
 
 

@@ -1,11 +1,11 @@
 """Time the scoring of encoded views: the loop that `crossalign evaluate` runs, on random features of any size.
 
-    python benchmarks/scoring.py                  # ImageNet's size: 50,000 pictures, 60 views, 1000 classes, 20 runs
+    python benchmarks/scoring.py                  # ImageNet's size: 50,000 images, 60 views, 1000 classes, 20 runs
     python benchmarks/scoring.py --methods all --images 5000
     python benchmarks/scoring.py --quick
 
-The features lie on disk, in shards as `crossalign evaluate` keeps them, in a temporary folder that is removed at the end.
-The shares come from the profiler, over the first pictures once more in one thread; reading includes checking.
+The features are on disk, in shards as `crossalign evaluate` writes them, in a temporary folder. The shares come from a
+profile of the first images, scored again in one thread; reading includes the check of the digest.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=20)
     parser.add_argument("--methods", default=",".join(SIX), help="Comma separated, or all [default: the paper's six].")
     parser.add_argument("--workers", type=int, default=2, help="threads that score")
-    parser.add_argument("--quick", action="store_true", help="1024 pictures, 100 classes: does it run?")
+    parser.add_argument("--quick", action="store_true", help="1024 images, 100 classes: does it run?")
     options = parser.parse_args()
     if options.quick:
         options.images, options.classes = 1024, 100

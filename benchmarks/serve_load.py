@@ -1,12 +1,12 @@
-"""Load a real server on loopback with many clients at once; print throughput and waiting times.
+"""Send requests of many clients at once to a real server on this machine; print throughput and waiting times.
 
     python benchmarks/serve_load.py
     python benchmarks/serve_load.py --views adaptive
     python benchmarks/serve_load.py --method clip --clients 50 --seconds 60
     python benchmarks/serve_load.py --encoder open_clip:ViT-B-32/openai --num-workers 16
 
-Each client sends a photo out of scikit-image, with one of three sets of labels, waits for the answer, and sends the next.
-Every answer is compared with the one that the same question got before the load.
+Each client sends a photo of scikit-image with one of three sets of labels, waits for the answer, and sends the next. Every
+answer is compared with the answer to the same request before the load.
 """
 
 from __future__ import annotations

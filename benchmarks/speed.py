@@ -9,8 +9,8 @@ All but the adaptive rows use an untrained ViT-B/32: time does not depend on the
 round, so that what else the machine does meets all of them; a ratio is the reference loop's time over ours in the same
 round, given as the median and the range over rounds.
 
-reference   each picture is opened by PIL in a DataLoader worker, each of its crops goes through the encoder's own PIL
-            transform one by one, and batches of 32 pictures through torch in float32; texts are encoded class by class,
+reference   each image is opened by PIL in a DataLoader worker, each of its crops goes through the encoder's own PIL
+            transform one by one, and batches of 32 images through torch in float32; texts are encoded class by class,
             padded to 77 tokens
 ours        `crossalign.features.pipeline.encode_images`, by runtime and precision
 pipeline    Hugging Face's zero-shot-image-classification with the same architecture, which looks at one view; 37 labels
@@ -94,7 +94,7 @@ class Contest:
 
 
 class Crops(Dataset[Tensor]):
-    """The reference's pictures: (1 + M, 3, H, W) normalised floats, cut and resized by PIL one by one."""
+    """The reference's images: (1 + M, 3, H, W) normalised floats, cut and resized by PIL one by one."""
 
     def __init__(self, files: Sequence[Path], preprocessing: Preprocessing):
         from torchvision import transforms
@@ -169,14 +169,14 @@ def adaptive(files: Sequence[Path], classify: Classifier) -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="A folder with oxford_pets370 in it; else photos of scikit-image.")
-    parser.add_argument("--quick", action="store_true", help="Fewer pictures, sentences and rounds.")
+    parser.add_argument("--quick", action="store_true", help="Fewer images, sentences and rounds.")
     parser.add_argument("--json", type=Path, help="Write ratios, times and limits there.")
     options = parser.parse_args()
     warnings.filterwarnings("ignore")
-    pictures, rounds, classes, photos = (2, 2, 4, 12) if options.quick else (6, 4, 12, 60)
+    images, rounds, classes, photos = (2, 2, 4, 12) if options.quick else (6, 4, 12, 60)
     print(f"{torch.get_num_threads()} threads, torch {torch.__version__}, {_processor()}\n")
     with tempfile.TemporaryDirectory() as folder:
-        files = _files(options.data, Path(folder), pictures)
+        files = _files(options.data, Path(folder), images)
         many = (_files(options.data, Path(folder), photos) * photos)[:photos]
         large, photo = (_resized(files[0], Path(folder), *size) for size in ((4000, 3000), (1024, 768)))
         vit = {
@@ -264,12 +264,12 @@ def _report(contest: Contest, limits: dict[str, float], used: float) -> None:
         milliseconds = contest.milliseconds(name)
         spread = ratios.get(name)
         limit = limits.get(of_precision.get(name, ""))
-        per_picture = 1 if "one view" in name else 1 + RECIPE.count
+        per_image = 1 if "one view" in name else 1 + RECIPE.count
         rows.append(
             [
                 name,
                 f"{milliseconds:.2f}",
-                "" if "texts" in name else f"{1000 / milliseconds / per_picture:.2f}",
+                "" if "texts" in name else f"{1000 / milliseconds / per_image:.2f}",
                 f"{100 * limit / milliseconds:.0f} %" if limit else "",
                 f"{100 * contest.waited[name]:.0f} %" if name in contest.waited else "",
                 f"{contest.memory[name] / 2**30:.2f}",
@@ -278,16 +278,16 @@ def _report(contest: Contest, limits: dict[str, float], used: float) -> None:
         )
     header = [
         "what",
-        "ms a view or sentence",
-        "pictures/s",
+        "ms per view or sentence",
+        "images/s",
         "of the limit",
         "encoder waits",
         "peak GiB",
         "times the reference",
     ]
     print(tabulate(rows, header, tablefmt="github", disable_numparse=True))
-    print("\nLimits, ms a view: " + ", ".join(f"{precision} {value:.1f}" for precision, value in limits.items()))
-    print(f"Adaptive views: {used:.1f} passes a picture, the whole image included; its ms a view are of all 61.")
+    print("\nLimits, ms per view: " + ", ".join(f"{precision} {value:.1f}" for precision, value in limits.items()))
+    print(f"Adaptive views: {used:.1f} passes per image, the whole image included; its ms per view are of all 61.")
 
 
 def _files(data: Path | None, folder: Path, count: int) -> list[Path]:

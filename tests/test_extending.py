@@ -177,7 +177,9 @@ class TestInThisProcess:
         assert len(said) == 2
         assert said[0].startswith("method 'late' of package bad-extensions cannot be used (ModuleNotFoundError: No module")
         assert said[0].endswith("update or uninstall that package")
-        assert said[1].startswith("package bad-extensions adds a method called 'wca', but crossalign has one of that name,")
+        assert said[1].startswith(
+            "package bad-extensions adds a method called 'wca', but crossalign has one of that name and uses its own"
+        )
 
     @pytest.mark.filterwarnings("ignore::UserWarning")
     def test_all_takes_in_what_packages_add(self):
@@ -200,7 +202,9 @@ class TestInThisProcess:
     @pytest.mark.filterwarnings("ignore::UserWarning")
     def test_backends_are_listed(self):
         assert backends() == ["builtin", "open_clip", "transformers", "paint"]
-        with pytest.raises(InputError, match="encoder 'point' names no known backend; known are builtin, open_clip, paint"):
+        with pytest.raises(
+            InputError, match="encoder 'point' names no known backend; known are builtin, open_clip, transformers, paint"
+        ):
             load_encoder("point", "cpu")
 
     def test_a_yaml_takes_the_layout_of_a_package(self, pictures, tmp_path):
@@ -230,7 +234,7 @@ def test_every_layout_of_ours_is_a_name_that_no_package_may_take():
 
     layouts = {module.name for module in pkgutil.iter_modules(crossalign.datasets.layouts.__path__)}
     assert layouts
-    assert layouts <= set(DATASETS._taken())
+    assert layouts <= set(DATASETS._own())
 
 
 ENCODERS = {

@@ -61,7 +61,7 @@ def test_a_manifest_of_nonsense_is_made_again_and_hides_no_shard(store, content)
     manifest = store.open(KEY).folder / "manifest.json"
     whole = manifest.read_text()
     manifest.write_text(content)
-    assert [kept.key for kept in store.sets()] == [None]
+    assert [cached.key for cached in store.sets()] == [None]
     assert call(store, "list").exit_code == 0
     assert call(store, "verify").stdout == f"{manifest}: damaged\n"
     assert store.open(KEY).read(0) is not None
@@ -81,7 +81,7 @@ def test_what_a_newer_version_wrote_is_neither_judged_nor_exported_nor_removed(s
     assert "nothing to remove" in call(store, "gc", "--yes").stderr
     exported = call(store, "export", folder.name, "--output", str(tmp_path / "f.npz"))
     assert (exported.exit_code, said in exported.stderr) == (2, True)
-    with pytest.raises(InputError, match=f"{said}; use another --store"):
+    with pytest.raises(InputError, match=f"{said}; use another store folder"):
         store.open(KEY)
     assert call(store, "list").exit_code == 0
     assert files_of(store) == before
@@ -114,11 +114,11 @@ def test_gc_finds_what_a_killed_export_left(store):
 
 
 def test_a_set_that_another_process_removes_meanwhile_is_empty(store):
-    [kept] = store.sets()
-    for file in kept.files():
+    [cached] = store.sets()
+    for file in cached.files():
         file.unlink()
-    kept.shards.folder.rmdir()
-    assert (kept.files(), kept.shards.numbers()) == ([], [])
+    cached.shards.folder.rmdir()
+    assert (cached.files(), cached.shards.numbers()) == ([], [])
 
 
 @pytest.fixture
@@ -135,14 +135,14 @@ def nobody():
 def test_a_store_that_may_not_be_read_is_not_taken_for_an_empty_one(store, nobody):
     with suppress(PermissionError):  # Another user's it is anyway.
         store.root.chmod(0)
-    with pytest.raises(InputError, match=r"cannot be read .Permission denied.; name another --store"):
+    with pytest.raises(InputError, match=r"cannot be read .Permission denied.; choose another store folder"):
         store.sets()
 
 
 def test_a_store_that_is_a_file_is_not_taken_for_an_empty_one(tmp_path):
     (tmp_path / "store").write_text("mine")
     done = call(Store(tmp_path / "store"), "list")
-    assert (done.exit_code, "cannot be read (Not a directory); name another --store" in done.stderr) == (2, True)
+    assert (done.exit_code, "cannot be read (Not a directory); choose another store folder" in done.stderr) == (2, True)
 
 
 # Descriptions in the making
@@ -249,12 +249,12 @@ def test_a_full_disk_and_then_a_newer_schema_are_one_sentence(bench):
     words = bench.jobs["extraction"].words(folder)
     limit = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (5000, resource.RLIM_INFINITY))
     said = bench.run(*words, before=limit).sentence
-    assert "cannot be written (File too large); free or name another place" in said
+    assert "cannot be written (File too large); free disk space or choose another path" in said
     assert not list(folder.rglob("*.part"))
     bench.goes_on("extraction", folder)
     manifest = next(folder.glob("store/views/*/manifest.json"))
     manifest.write_text(json.dumps({"schema": SCHEMA + 1, "key": {}}))
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     said = bench.run(*words).sentence
-    assert f"has schema {SCHEMA + 1}, this version reads {SCHEMA}; use another --store" in said
+    assert f"has schema {SCHEMA + 1}, this version reads {SCHEMA}; use another store folder" in said
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before

@@ -1,4 +1,4 @@
-"""What other installed packages add, found by their entry points; nothing of theirs is imported before it is asked for."""
+"""Methods, encoders and datasets that other installed packages add by entry points; each is imported when it is used."""
 
 from __future__ import annotations
 
@@ -15,33 +15,33 @@ OURS = "crossalign"
 
 
 class Plugins(Generic[Thing]):
-    """The things of one kind that packages add.
+    """The plug-ins of one kind, by name.
 
-    A name that is taken is refused: crossalign's own stands, and of two packages neither gets it.
+    A plug-in cannot replace a name of crossalign. If two packages add the same name, neither can be used.
     """
 
-    def __init__(self, group: str, kind: str, taken: Callable[[], Collection[str]], check: Callable[[str, Any], Thing]):
-        """Look into a group of entry points.
+    def __init__(self, group: str, kind: str, own: Callable[[], Collection[str]], check: Callable[[str, Any], Thing]):
+        """Make the plug-ins of a group of entry points available.
 
         Args:
-            group: such as "crossalign.methods"; the name of each entry point is the name of the thing.
-            kind: what one of them is called, such as "method".
-            taken: gives the names that crossalign has itself.
-            check: takes a name and what its entry point leads to, and returns the thing; InputError says what is wrong.
+            group: the group, such as "crossalign.methods"; the name of an entry point is the name of the plug-in.
+            kind: a word for one plug-in, such as "method", for errors.
+            own: returns the names that crossalign itself defines.
+            check: (name, loaded object) to the plug-in; raises InputError if the object cannot be one.
         """
-        self._group, self._kind, self._taken, self._check = group, kind, taken, check
+        self._group, self._kind, self._own, self._check = group, kind, own, check
         self._loaded: dict[str, Thing] = {}
 
     def __contains__(self, name: object) -> bool:
-        """Whether a package claims this name and may; nothing is imported."""
-        return name in _claims(self._group) and name not in self._taken()
+        """Whether a package adds this name and crossalign does not define it; imports nothing."""
+        return name in _claims(self._group) and name not in self._own()
 
     def __getitem__(self, name: str) -> Thing:
-        """Import one.
+        """Import a plug-in.
 
         Raises:
-            KeyError: no package claims the name.
-            InputError: two packages do, or what the package adds cannot be used.
+            KeyError: no package adds the name.
+            InputError: two packages add it, or the plug-in cannot be used.
         """
         if name not in self._loaded:
             if name not in self:
@@ -56,35 +56,35 @@ class Plugins(Generic[Thing]):
         return self._loaded[name]
 
     def usable(self) -> dict[str, Thing]:
-        """Import all, by name; a warning names each that cannot be used, and the others are not touched by it."""
-        found = {}
+        """Import all plug-ins, by name; those that cannot be used are left out with a warning."""
+        plugins = {}
         for name in sorted(_claims(self._group)):
             try:
                 if name in self:
-                    found[name] = self[name]
+                    plugins[name] = self[name]
                 else:
                     self.refuse(name)
             except InputError as error:
                 _warn(str(error))
-        return found
+        return plugins
 
     def refuse(self, name: str) -> None:
-        """Warn if a package claims a name that crossalign has itself."""
-        for entry in _claims(self._group).get(name, ()) if name in self._taken() else ():
+        """Warn if a package adds a name that crossalign itself defines."""
+        for entry in _claims(self._group).get(name, ()) if name in self._own() else ():
             _warn(
-                f"package {package_of(entry)} adds a {self._kind} called {name!r}, but {OURS} has one of that name, which "
-                "stays; rename the package's"
+                f"package {package_of(entry)} adds a {self._kind} called {name!r}, but {OURS} has one of that name and "
+                "uses its own; rename the package's"
             )
 
     def package(self, name: str) -> str:
-        """Name the package that a thing came from."""
+        """Name of the package that defines `name`."""
         return package_of(_claims(self._group)[name][0]) if name in self else OURS
 
     def _import(self, entry: EntryPoint) -> Thing:
         try:
             return self._check(entry.name, entry.load())
         except (Exception, SystemExit) as error:
-            # A stranger's module can fail in every way while it is imported.
+            # An import of foreign code can fail with any exception.
             reason = " ".join(str(error).split())
             if not isinstance(error, InputError):
                 reason = f"{type(error).__name__}: {reason}" if reason else type(error).__name__
@@ -95,9 +95,9 @@ class Plugins(Generic[Thing]):
 
 
 class Extended(Mapping[str, Thing]):
-    """Things by name: crossalign's own first, then those that packages add.
+    """Crossalign's own entries by name, followed by the plug-ins.
 
-    Asking for a name imports what that name needs and no more; going through all of them leaves out what cannot be used.
+    A look-up imports only the plug-in of that name. Iteration imports all plug-ins and leaves out those that cannot be used.
     """
 
     def __init__(self, group: str, kind: str, own: Mapping[str, Thing], check: Callable[[str, Any], Thing]):
@@ -105,36 +105,36 @@ class Extended(Mapping[str, Thing]):
         self._added = Plugins(group, kind, lambda: own, check)
 
     def __getitem__(self, name: str) -> Thing:
-        """Look one up; see `Plugins`."""
+        """Return an entry; raises as `Plugins` does."""
         self._added.refuse(name)
         return self._own[name] if name in self._own else self._added[name]
 
     def __contains__(self, name: object) -> bool:
-        """Whether the name is known; nothing is imported."""
+        """Whether the name is known; imports nothing."""
         return name in self._own or name in self._added
 
     def __iter__(self) -> Iterator[str]:
-        """Go through the names."""
+        """Iterate over the names."""
         return iter([*self._own, *self._added.usable()])
 
     def __len__(self) -> int:
-        """Count them."""
+        """Number of entries."""
         return len(self._own) + len(self._added.usable())
 
     def package(self, name: str) -> str:
-        """Name the package that a thing came from."""
+        """Name of the package that defines `name`."""
         return self._added.package(name)
 
 
 def package_of(entry: EntryPoint) -> str:
-    """Name the package of an entry point; if its metadata do not, then by its module."""
+    """Name of an entry point's package; the name of its module if the metadata have none."""
     name: str | None = getattr(entry.dist, "name", None)
     return name or entry.module.split(".")[0]
 
 
 @lru_cache
 def _claims(group: str) -> dict[str, tuple[EntryPoint, ...]]:
-    """All entry points of a group, by name."""
+    """Entry points of a group, by name; several packages may add one name."""
     claims: dict[str, tuple[EntryPoint, ...]] = {}
     for entry in entry_points(group=group):
         if entry not in claims.get(entry.name, ()):
@@ -143,5 +143,5 @@ def _claims(group: str) -> dict[str, tuple[EntryPoint, ...]]:
 
 
 def _warn(sentence: str) -> None:
-    # Seen from here, not from the many callers, so that Python shows each sentence once.
+    # stacklevel=1: Python shows a warning once per place, and there are many callers.
     warnings.warn(sentence, stacklevel=1)

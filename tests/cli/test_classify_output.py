@@ -34,8 +34,8 @@ LABELS = ["cat", "dog", "cup of coffee"]
 ODD = os.fsdecode(b'002 odd\xff,"\r.jpg')
 ENDINGS = pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
 INTERRUPTED = (
-    "interrupted; printed labels are complete, go on with the other pictures; "
-    "with --output run the same command again to go on\n"
+    "interrupted; printed labels are complete, run it on the other images; "
+    "with --output run the same command again to resume\n"
 )
 TOGETHER = 8
 """Pictures that are encoded together, and so kept together."""

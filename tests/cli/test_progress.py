@@ -17,7 +17,7 @@ from PIL import Image
 import llm_server
 from conftest import PHOTOS
 from crossalign.cli._interruption import GRACE
-from crossalign.cli._progress import EVERY, Heartbeat, _duration
+from crossalign.cli._progress import LINE_SECONDS, Heartbeat, _duration
 
 SCRIPT = Path(sys.executable).with_name("crossalign")
 STAMP = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}"
@@ -50,7 +50,7 @@ def test_lines_are_ten_seconds_apart_and_the_last_is_said_once():
         beat.update(1)
         if len(lines) > len(at):
             at.append(second)
-    assert at == list(range(10, 101, int(EVERY)))
+    assert at == list(range(10, 101, int(LINE_SECONDS)))
     beat.close()
     assert lines[0] == "10 of 100 pictures encoded, 1.0/s, 2 min left"
     assert lines[-1] == "100 of 100 pictures encoded, 1.0/s"
@@ -147,8 +147,8 @@ def test_classify_stops_at_once_and_what_it_printed_is_whole(photos, tmp_path):
     assert len(rows) < 2 * 270
     assert all(len(row.split(",")) == 6 for row in rows)
     assert err.endswith(
-        "interrupted; printed labels are complete, go on with the other pictures; "
-        "with --output run the same command again to go on\n"
+        "interrupted; printed labels are complete, run it on the other images; "
+        "with --output run the same command again to resume\n"
     )
     lines = log.read_text().splitlines()
     assert lines[0] == "from before"
@@ -164,10 +164,10 @@ def test_evaluate_goes_on_after_an_interruption(photos, tmp_path):
     wait_for(lambda: list(tmp_path.glob("store/views/*/shard-00000.safetensors")))
     _, err, seconds = interrupt(process)
     assert seconds < 2
-    assert "finished pictures are kept, but for the last few: run the same command again to go on" in err
+    assert "finished images are saved, except the last few: run the same command again to resume" in err
     done = subprocess.run([SCRIPT, *map(str, command)], capture_output=True, text=True, timeout=120)
     assert "14 images encoded now, 256 cached before" in done.stderr
-    assert "14 of 14 pictures encoded" in done.stderr
+    assert "14 of 14 images encoded" in done.stderr
 
 
 @pytest.fixture
@@ -186,7 +186,7 @@ def test_describe_keeps_the_answers_it_has(tmp_path, serve):
     wait_for(lambda: partial.exists() and partial.read_text().count('"class"') > 3)
     _, err, seconds = interrupt(process)
     assert seconds < 2
-    assert "finished classes are kept: run the same command again to go on" in err
+    assert "finished classes are saved: run the same command again to resume" in err
     assert 3 < partial.read_text().count('"class"') < 60
     assert "secret" not in log.read_text()
 
@@ -209,7 +209,7 @@ def test_a_call_that_python_cannot_leave_is_cut_off():
     time.sleep(0.3)  # until it is in the call
     _, err, seconds = interrupt(process)
     assert GRACE < seconds < 2
-    assert err == "\ninterrupted; finished classes are kept: run the same command again to go on\n"
+    assert err == "\ninterrupted; finished classes are saved: run the same command again to resume\n"
 
 
 def wait_for(condition):

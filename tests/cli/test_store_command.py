@@ -1,6 +1,5 @@
 """`crossalign store`: on real shards, some of them damaged."""
 
-import importlib.util
 import json
 import os
 import re
@@ -188,28 +187,10 @@ def test_export_without_local_views(store, tmp_path):
     assert np.load(tmp_path / "f.npz")["views"].shape == (2, 0, 5)
 
 
-@pytest.mark.skipif(importlib.util.find_spec("pyarrow") is None, reason="pyarrow is not installed")
-def test_export_to_parquet(store, tmp_path):
-    from pyarrow import parquet
-
-    output = tmp_path / "features.parquet"
-    assert run(store, "export", views_of(store).digest, "--output", output).exit_code == 0
-    table = parquet.read_table(output)
-    assert table.num_rows == 10
-    for name in ("whole", "views"):
-        np.testing.assert_array_equal(np.array(table[name].to_pylist(), np.float32), expected(store, name))
-
-
 def refused(done):
     assert done.exit_code == 2, done.output
     assert "Traceback" not in done.output
     return done.stderr
-
-
-@pytest.mark.skipif(importlib.util.find_spec("pyarrow") is not None, reason="pyarrow is installed")
-def test_parquet_needs_pyarrow(store, tmp_path):
-    output = tmp_path / "f.parquet"
-    assert "pip install pyarrow" in refused(run(store, "export", views_of(store).digest, "--output", output))
 
 
 def test_export_refuses_what_is_not_whole(store, tmp_path):
@@ -227,21 +208,21 @@ def test_wrong_use_is_one_sentence(store, tmp_path):
     digest = views_of(store).digest
     assert "no set's digest begins with 'zz'" in refused(run(store, "export", "zz", *output))
     assert "no set's digest begins with ''" in refused(run(store, "export", "", *output))
-    assert "neither .npz nor .parquet" in refused(run(store, "export", digest, "--output", tmp_path / "f.txt"))
+    assert "does not end in .npz; rename it" in refused(run(store, "export", digest, "--output", tmp_path / "f.txt"))
     assert "cannot be written" in refused(run(store, "export", digest, "--output", tmp_path / "none" / "f.npz"))
     assert "exclude each other" in refused(run(store, "gc", "--all", "--older-than", 1))
     tower = store.root / "towers" / ("e" * 32)
     tower.mkdir(parents=True)
     (tower / "float32.bin").write_bytes(b"1")
-    assert "exported tower" in refused(run(store, "export", "e" * 32, *output))
-    starts = [kept.shards.digest for kept in store.sets()]
+    assert "exported encoder tower" in refused(run(store, "export", "e" * 32, *output))
+    starts = [cached.shards.digest for cached in store.sets()]
     for start in range(40):  # sets enough that two begin alike
         store.open({**TEXTS, "texts": str(start)}).write(0, {"texts": torch.zeros(1, 1)})
-        starts = [kept.shards.digest[0] for kept in store.sets()]
+        starts = [cached.shards.digest[0] for cached in store.sets()]
         if starts.count(digest[0]) > 1:
             break
     said = refused(run(store, "export", digest[0], *output))
-    assert f"fits {starts.count(digest[0])} sets" in said
+    assert f"matches {starts.count(digest[0])} sets" in said
     assert digest[:12] in said
 
 
@@ -249,8 +230,8 @@ def test_wrong_use_is_one_sentence(store, tmp_path):
 def test_an_empty_store_says_so(tmp_path, verb):
     done = run(Store(tmp_path / "none"), verb)
     assert done.exit_code == 0
-    assert "none' holds nothing; `crossalign evaluate` fills it" in done.stderr
-    assert "holds nothing" in refused(run(Store(tmp_path / "none"), "export", "ab", "--output", tmp_path / "f.npz"))
+    assert "none' is empty; `crossalign evaluate` fills it" in done.stderr
+    assert "is empty" in refused(run(Store(tmp_path / "none"), "export", "ab", "--output", tmp_path / "f.npz"))
 
 
 @pytest.mark.parametrize(

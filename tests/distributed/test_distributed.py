@@ -94,7 +94,7 @@ def test_features_are_the_same_though_a_worker_a_driver_and_a_node_are_lost(
     nodes.lose_one()
     _, err = bench.ended(driver)
     assert 2 <= int(re.search(r"encoded (\d+)", err)[1]) <= PICTURES - kept
-    nodes.mend()
+    nodes.replace()
     assert bench.contents(together) == bench.contents(alone)
 
 
@@ -138,7 +138,7 @@ def test_labels_are_the_same_though_the_driver_was_killed(nodes, photos, environ
     ("options", "words"),
     [
         (("--executor", "ray", "--ray-address", "127.0.0.1:1"), "there is no Ray cluster at '127.0.0.1:1'"),
-        (("--workers", "3"), "--workers 3 belongs to --executor ray"),
+        (("--workers", "3"), "--workers 3 needs --executor ray"),
     ],
 )
 def test_without_a_cluster_it_says_so(photos, options, words):
@@ -158,7 +158,7 @@ def test_a_worker_says_what_is_wrong(photos, builtin, tmp_path):
     identity = (builtin.fingerprint, "")
     worker = _Encode(LoadOfWorker(lambda: builtin, identity, Workers()), shards, recipe)
     whole = ShardWork(0, ((photos / "few" / "animal" / "000.jpg", 0),))
-    assert worker({"task": [whole]}) == {"shards": [0], "pictures": 1, "error": ""}
+    assert worker({"task": [whole]}) == {"shards": [0], "images": 1, "error": ""}
     answer = worker({"task": [whole, ShardWork(1, ((tmp_path / "a.jpg", 1),))]})
     assert f"picture {str(tmp_path / 'a.jpg')!r} cannot be read" in answer["error"]
     other = _Encode(LoadOfWorker(lambda: builtin, ("f" * 32, "openvino-f32"), Workers()), shards, recipe)
@@ -172,7 +172,7 @@ def test_a_store_that_only_workers_see_is_told(tmp_path, monkeypatch):
     monkeypatch.setattr("crossalign.distributed.SHARED_WITHIN", 0.0)
     (tmp_path / "there").touch()
     _check_shared(tmp_path / "there")
-    with pytest.raises(InputError, match="it is not to be seen here; give a --store that all machines share"):
+    with pytest.raises(InputError, match="this machine does not see it; use a store that all machines share"):
         _check_shared(tmp_path / "elsewhere")
 
 
@@ -317,7 +317,7 @@ def wait_until(condition):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--port", "0"], "Ray Serve runs on this cluster already, at 127.0.0.1, port"),
+        (["--port", "0"], "Ray Serve runs on this cluster already, but not at '127.0.0.1', port 0; use its host and port"),
         (["--model", "some-llm"], "belongs to the page"),
     ],
 )
@@ -335,4 +335,4 @@ def test_without_ray_it_says_what_to_install(environment):
     assert done.returncode == 2
     assert "pip install 'crossalign[ray,serve]'" in done.stderr
     done = subprocess.run([SCRIPT, "serve", "--workers", "2"], env=environment, capture_output=True, text=True, timeout=60)
-    assert (done.returncode, "--workers 2 belongs to --executor ray" in done.stderr) == (2, True)
+    assert (done.returncode, "--workers 2 needs --executor ray" in done.stderr) == (2, True)

@@ -1,8 +1,10 @@
 """Where a cluster's pictures lie, and where its labels go; no cluster is needed for that."""
 
+import ast
 import io
 import json
 import tarfile
+from pathlib import Path
 
 import fsspec
 import pyarrow
@@ -10,6 +12,7 @@ import pyarrow.parquet as parquet
 import pytest
 from moto.server import ThreadedMotoServer
 
+import crossalign.distributed
 from conftest import PHOTOS
 from crossalign.classifier import Classifier
 from crossalign.distributed._sources import find_files, place, units_of
@@ -84,9 +87,9 @@ def test_object_stores_are_read_and_written(bucket):
     assert all(same(picture, name) for picture, name in zip(pictures, NAMES, strict=True))
     assert find_files([found[0]]) == found[:1]
     folder = PartFolder(f"s3://photos/labels.parquet{bucket}")
-    folder.begin({"version": 1})
-    with pytest.raises(InputError, match="was begun with another version"):
-        folder.begin({"version": 2})
+    folder.open({"version": 1})
+    with pytest.raises(InputError, match="was started with another version"):
+        folder.open({"version": 2})
     folder.write("part-000000-00001.parquet", b"x")
     assert folder.parts() == {0: {1}}
 
@@ -194,10 +197,10 @@ def test_wrong_addresses_say_so(tmp_path, photos):
 @pytest.mark.parametrize("scheme", ["", "file://", "memory:/"])
 def test_a_folder_of_parts_is_begun_once(tmp_path, scheme):
     folder = PartFolder(f"{scheme}{tmp_path}/labels of mine")
-    folder.begin({"version": 1, "top-k": 3})
-    folder.begin({"version": 1, "top-k": 3})
-    with pytest.raises(InputError, match="was begun with another top-k"):
-        folder.begin({"version": 1, "top-k": 5})
+    folder.open({"version": 1, "top-k": 3})
+    folder.open({"version": 1, "top-k": 3})
+    with pytest.raises(InputError, match="was started with another top-k"):
+        folder.open({"version": 1, "top-k": 5})
     folder.write("part-000003-00001.parquet", b"x")
     folder.write("part-000003-00000.parquet", b"x")
     folder.write("_done-000007", b"")
@@ -209,13 +212,13 @@ def test_a_folder_of_parts_is_begun_once(tmp_path, scheme):
 
 def test_a_folder_with_other_files_is_left_alone(tmp_path):
     (tmp_path / "holiday.jpg").write_bytes(b"mine")
-    with pytest.raises(InputError, match="holds other files; name a new folder"):
-        PartFolder(str(tmp_path)).begin({"version": 1})
+    with pytest.raises(InputError, match="has other files in it; choose a new folder"):
+        PartFolder(str(tmp_path)).open({"version": 1})
     assert [file.name for file in tmp_path.iterdir()] == ["holiday.jpg"]
 
 
 def test_a_tar_that_was_labelled_in_part_goes_on(tmp_path, builtin, monkeypatch):
-    monkeypatch.setattr("crossalign.distributed.labels.MOST", 2)
+    monkeypatch.setattr("crossalign.distributed.labels.MAX_IMAGES", 2)
     names = ("chelsea.png", "coffee.png", "rocket.jpg", "astronaut.png", "chelsea.png")
     with tarfile.open(tmp_path / "a.tar", "w") as tar:
         for number, name in enumerate(names):
@@ -340,3 +343,16 @@ def test_a_folder_gives_the_users_images_alone(tmp_path, scheme):
     with pytest.warns(UserWarning, match=r"passed over: 3 left by archives or systems, 1 not images \(1 .txt\)"):
         found = find_files([f"{scheme}{tmp_path}"])
     assert [name.rpartition("/")[2] for name in found] == ["a.jpg", "b.jfif"]
+
+
+def test_only_public_names_of_ray_are_used():
+    """Ray may change private names in any version."""
+    private = []
+    for file in sorted(Path(crossalign.distributed.__file__).parent.glob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "ray":
+                private += [f"{node.module}.{alias.name}" for alias in node.names]
+            elif isinstance(node, ast.Attribute):
+                private.append(ast.unparse(node))
+    private = [name for name in private if name.startswith(("ray.", "serve.")) and "._" in name]
+    assert private == []

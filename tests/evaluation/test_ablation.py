@@ -19,7 +19,7 @@ from crossalign.datasets import load_dataset
 from crossalign.datasets.configs import load_config
 from crossalign.errors import InputError
 from crossalign.evaluation.ablation import AXES, Setting, ablate, plan
-from crossalign.evaluation.ablation_tables import ablation_file, ablation_text, every_cell
+from crossalign.evaluation.ablation_tables import ablation_file, ablation_text, all_cells
 from crossalign.evaluation.evaluate import evaluate
 from crossalign.evaluation.statistics import mcnemar, paired_interval, wilson_interval
 from crossalign.features.pipeline import image_features
@@ -105,11 +105,11 @@ def answers(setting, whole, views, pooled):
     given = []
     for full, local in zip(whole.double().numpy(), views.double().numpy(), strict=True):
         local = local[: setting.views] if setting.views else full[None]
-        likeness = softmax(math.exp(4) * local @ full) if setting.view_weights else np.full(len(local), 1 / len(local))
+        view_weights = softmax(math.exp(4) * local @ full) if setting.view_weights else np.full(len(local), 1 / len(local))
         if setting.form == "paper":
-            scores = [sum(w * (view @ text) for w, view in zip(likeness, local, strict=True)) for text in pooled]
+            scores = [sum(w * (view @ text) for w, view in zip(view_weights, local, strict=True)) for text in pooled]
         else:
-            seen = likeness @ local
+            seen = view_weights @ local
             scores = [seen @ text / np.linalg.norm(seen) / np.linalg.norm(text) for text in pooled]
         given.append(int(np.argmax(scores)))
     return np.array(given)
@@ -121,7 +121,7 @@ def test_every_cell_is_what_the_equations_say(found, dataset, builtin, config, i
         features = image_features(dataset, builtin, ViewRecipe(VIEWS, scale, 0), store)
         assert features.encoded == 0
         ((_, *seen[scale]),) = features
-    cells = every_cell(found)
+    cells = all_cells(found)
     assert len(cells) == 2 * 2 * 4 * 3 + 4 + 5
     texts = {}
     for cell in cells:
@@ -136,7 +136,7 @@ def test_every_cell_is_what_the_equations_say(found, dataset, builtin, config, i
 def test_a_cell_is_compared_with_the_full_method(found):
     full = next(cell for cell in found.cells if cell.setting == found.full)
     assert full.comparison is None
-    others = [cell for cell in every_cell(found) if cell is not full]
+    others = [cell for cell in all_cells(found) if cell is not full]
     for cell in others:
         difference, low, high = paired_interval(full.right, cell.right)
         assert (cell.comparison.difference, cell.comparison.low, cell.comparison.high) == (
@@ -173,8 +173,8 @@ def test_cupls_controls_are_what_evaluate_finds(found, dataset, builtin, config,
 def test_no_weights_are_the_method_without_weights():
     setting = Setting("wca", False, False, 5, (0.1, 0.9), "released", "sentences")
     plain = METHODS["mean-views"]
-    assert replace(setting.of_method(), name=plain.name, summary=plain.summary, source=plain.source) == plain
-    assert replace(setting, view_weights=True, text_weights=True).of_method() == METHODS["wca"]
+    assert replace(setting.to_method(), name=plain.name, summary=plain.summary, source=plain.source) == plain
+    assert replace(setting, view_weights=True, text_weights=True).to_method() == METHODS["wca"]
 
 
 @pytest.mark.parametrize(
@@ -200,8 +200,8 @@ def test_only_what_a_method_has_is_taken_out():
     assert (full.view_weights, full.text_weights) == (False, False)
 
 
-def test_a_file_holds_every_cell(found):
-    cells = every_cell(found)
+def test_a_file_holds_all_cells(found):
+    cells = all_cells(found)
     rows = list(csv.DictReader(io.StringIO(ablation_file(found, "csv"))))
     assert [row["top-1 %"] for row in rows] == [f"{cell.top1:.2f}" for cell in cells]
     content = json.loads(ablation_file(found, "json"))
@@ -211,7 +211,7 @@ def test_a_file_holds_every_cell(found):
     assert [row["minus_full"] is None for row in content["cells"]].count(True) == 1
     page = ablation_file(found, "md")
     assert page.startswith(ablation_text(found))
-    assert page.split("## Every cell")[1].count("\n| ") == 1 + len(cells)
+    assert page.split("## All cells")[1].count("\n| ") == 1 + len(cells)
 
 
 def test_a_table_marks_the_full_method_and_says_that_views_are_used_once(found):
@@ -220,7 +220,7 @@ def test_a_table_marks_the_full_method_and_says_that_views_are_used_once(found):
     bold = [line for line in text.splitlines() if line.startswith("|") and "**" in line]
     assert len(bold) == 1
     assert bold[0].startswith("| view and text weights ")
-    assert "Each view is used once, without re-draws" in text
+    assert "Each view is used once, without resampled runs" in text
     for source in CONTROLS:
         assert text.count(f"| {source} ") == 2
 
@@ -228,7 +228,7 @@ def test_a_table_marks_the_full_method_and_says_that_views_are_used_once(found):
 def test_a_figure_has_a_panel_a_crop_scale_and_form(found):
     figure = ablation_figure(found)
     assert len(figure.axes) == 4
-    assert [len(axes.lines) for axes in figure.axes] == [5, 4, 5, 4]  # a line a weighting; cupl's in its own form
+    assert [len(axes.lines) for axes in figure.axes] == [5, 5, 4, 4]  # one line per weighting; cupl in its own form only
     by_weighting = [
         cell.top1 for cell in found.cells if cell.setting.crop_scale == SCALES[0] and cell.setting.form == "released"
     ]
@@ -237,7 +237,7 @@ def test_a_figure_has_a_panel_a_crop_scale_and_form(found):
     assert len({axes.get_ylim() for axes in figure.axes}) == 1
     assert Image.open(io.BytesIO(figure_bytes(figure, "png"))).size[0] > 600
     for cells in (found.cells[VIEWS - 1 :: VIEWS], found.cells[:1]):
-        with pytest.raises(InputError, match="a figure needs accuracies over the number of views"):
+        with pytest.raises(InputError, match="a figure needs accuracies for two or more numbers of views"):
             ablation_figure(replace(found, cells=cells))
 
 
@@ -314,7 +314,7 @@ def test_some_axes_take_the_features_that_are_there(dataset, builtin, config, de
         descriptions=descriptions,
         store=store,
     )
-    assert (again.done.encoded, again.done.cached) == (0, len(dataset.paths))
+    assert (again.evaluation.encoded, again.evaluation.cached) == (0, len(dataset.paths))
     assert again.full == replace(found.full, crop_scale=SCALES[1])
     assert again.controls == []
     before = {cell.setting: cell.top1 for cell in found.cells}
@@ -323,17 +323,17 @@ def test_some_axes_take_the_features_that_are_there(dataset, builtin, config, de
 
 WRONG = [
     (["ablate"], "no dataset given; name one with --dataset"),
-    (["ablate", "--dataset", "folder", "--axes", "weights,vews"], "axis 'vews' is unknown; --axes takes weights, views"),
-    (["ablate", "--dataset", "dtd", "--method", "cupl"], "method cupl looks at no views"),
-    (["ablate", "--dataset", "dtd", "--method", "all"], "one method is taken apart, but 'all' was given"),
-    (["ablate", "--dataset", "folder"], "wca and control prompts need descriptions of the classes"),
+    (["ablate", "--dataset", "folder", "--axes", "weights,vews"], "axis 'vews' is unknown; the axes are weights, views"),
+    (["ablate", "--dataset", "dtd", "--method", "cupl"], "method cupl uses no local views"),
+    (["ablate", "--dataset", "dtd", "--method", "all"], "--method all names all methods, but ablate measures one"),
+    (["ablate", "--dataset", "folder"], "wca and the control prompts need descriptions of the classes"),
     (["ablate", "--dataset", "dtd", "--crop-scale", "0.9,0.1"], "crop_scale is 0.9, 0.1, but must be two shares"),
     (["ablate", "--dataset", "dtd", "--crop-scale", "wide"], "--crop-scale is 'wide', but must be released, written"),
     (["ablate", "--dataset", "dtd", "--output", "a.txt"], "--output 'a.txt' must end in .md, .csv, .json; rename it"),
     (["ablate", "--dataset", "dtd", "--figure", "a.gif"], "--figure 'a.gif' must end in .png, .svg, .pdf; rename it"),
     (["ablate", "--dataset", "dtd", "--figure", "no/where/a.png"], "output 'no/where/a.png' cannot be written"),
-    (["ablate", "--dataset", "dtd", "--figure", "a.png", "--axes", "form"], "put views among --axes, and take two or more"),
-    (["ablate", "--dataset", "dtd", "--figure", "a.png", "--views", "1"], "put views among --axes, and take two or more"),
+    (["ablate", "--dataset", "dtd", "--figure", "a.png", "--axes", "form"], "include views in --axes, and use two or more"),
+    (["ablate", "--dataset", "dtd", "--figure", "a.png", "--views", "1"], "include views in --axes, and use two or more"),
     (["evaluate", "--dataset", "dtd", "--budget", "16"], "--budget is '16', but must be VIEWSxSENTENCES"),
     (["evaluate", "--dataset", "dtd", "--budget", "0x4"], "--budget is '0x4', but must be VIEWSxSENTENCES"),
     (

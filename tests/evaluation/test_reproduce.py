@@ -20,10 +20,11 @@ from hypothesis import strategies as st
 import dataset_trees as trees
 from crossalign.cli import main
 from crossalign.datasets.configs import load_config
+from crossalign.evaluation.latex import escape_latex
 from crossalign.evaluation.reproduction import grid, sources
 from crossalign.evaluation.reproduction.published import published_encoder, published_table
-from crossalign.evaluation.reproduction.report import HEADER, counts, escape_latex, markdown, rows_of
-from crossalign.evaluation.reproduction.verdict import TURNED, sigma, verdict
+from crossalign.evaluation.reproduction.report import HEADER, counts, markdown, rows_of
+from crossalign.evaluation.reproduction.verdict import CHANGED_SHARE, sigma, verdict
 from crossalign.methods.registry import METHODS
 
 SCRIPT = Path(sys.executable).with_name("crossalign")
@@ -61,7 +62,7 @@ def test_published_tables_are_whole_and_of_what_the_package_knows():
     for number in (1, 2):
         table = published_table(number)
         assert set(table.methods) <= set(METHODS)
-        for name in table.pictures:
+        for name in table.images:
             assert load_config(name).name == name
     top1 = published_table(1).top1
     for dataset, encoder, method in top1:
@@ -115,7 +116,7 @@ def test_sigma_of_a_subset_is_what_subsets_do():
     random = np.random.default_rng(0)
     right = np.arange(2000) < 1300
     subsets = [100 * random.permutation(right)[:500].mean() for _ in range(1500)]
-    arithmetic = 100**2 * TURNED / 500
+    arithmetic = 100**2 * CHANGED_SHARE / 500
     told = math.sqrt(sigma(row(n=500), 65.0, 2000) ** 2 - arithmetic)
     assert told == pytest.approx(np.std(subsets), rel=0.08)
 
@@ -223,7 +224,7 @@ def test_the_command_prints_tables_and_ends_with_what_is_missing(home, resumed):
     ]
     assert [row[5:] for row in rows[2:]] == [["", "", "not published", "2 of 1880"]] * 2
     assert "4 not published." in stdout
-    assert "figures that were published (Li et al., ICML 2024, arXiv 2406.02915)" in stdout
+    assert "published accuracies (Li et al., ICML 2024, arXiv 2406.02915)" in stdout
     assert f"command: crossalign {' '.join(COMMAND)} --output out" in stdout
     assert "descriptions: oxford_pet: texts/cupl/oxford_pet.json; dtd: texts/cupl/dtd.json" in stdout
     last = stdout.split("## Not measured")[1].strip().splitlines()
@@ -271,7 +272,9 @@ def of_the_papers_encoder(home, resumed):
     content = json.loads((home / "out/oxford_pet--builtin-lite0.json").read_text())
     content["encoder"]["name"] = "open_clip:ViT-B-32/openai"
     content["descriptions"] = ["bundled:oxford_pet"]
-    return grid.Cell(published_table(1), load_config("oxford_pet"), "open_clip:ViT-B-32/openai", ("clip", "wca")), content
+    return grid.GridCell(
+        published_table(1), load_config("oxford_pet"), "open_clip:ViT-B-32/openai", ("clip", "wca")
+    ), content
 
 
 def test_published_stands_beside_measured(of_the_papers_encoder):
@@ -319,7 +322,7 @@ def made(home, resumed):
 
 def kept(made, methods=("clip", "wca"), **changes):
     file = grid.results_file(made["settings"].output, "dtd", "builtin:lite0")
-    return grid._kept(file, grid._made_of(**(made | changes)), methods)
+    return grid._read_if_same(file, grid._made_of(**(made | changes)), methods)
 
 
 def test_the_same_is_read_and_methods_are_picked(made):
@@ -343,7 +346,7 @@ def test_the_same_is_read_and_methods_are_picked(made):
         ("config", {"templates": ("a {}.",)}, "templates"),
         ("settings", {"seed": 1}, "seed"),
         ("settings", {"allow_missing": True}, "allow_missing"),
-        ("dataset", {"labels": (0, 0, 0, 0)}, "dataset"),
+        ("dataset", {"labels": (0, 0)}, "dataset"),
         ("dataset", {"class_names": ("x",) * 47}, "class_names"),
     ],
 )
@@ -361,13 +364,15 @@ def test_other_descriptions_or_fewer_pictures_are_made_anew(made):
     assert kept(made, dataset=made["dataset"].limit(1))[1] == "differs in dataset"
 
 
-@pytest.mark.parametrize(("content", "reason"), [("{", "cannot be read"), (None, "does not say what it was made of")])
+@pytest.mark.parametrize(
+    ("content", "reason"), [("{", "cannot be read"), (None, "does not say which inputs it was measured with")]
+)
 def test_a_spoilt_or_foreign_file_is_made_anew(made, tmp_path, content, reason):
     file = tmp_path / "cell.json"
     foreign = json.loads(grid.results_file(made["settings"].output, "dtd", "builtin:lite0").read_text())
     del foreign["made_of"]
     file.write_text(json.dumps(foreign) if content is None else content)
-    assert grid._kept(file, grid._made_of(**made), ("clip",)) == (None, reason)
+    assert grid._read_if_same(file, grid._made_of(**made), ("clip",)) == (None, reason)
 
 
 # Datasets and descriptions.
@@ -408,7 +413,7 @@ def test_a_shifted_imagenet_takes_imagenets_descriptions_or_its_own(tmp_path):
     assert sources.find_descriptions(config, [tmp_path])[0].source == str(tmp_path / "imagenetv2.json")
 
 
-@pytest.mark.parametrize("name", [name for number in (1, 2) for name in published_table(number).pictures])
+@pytest.mark.parametrize("name", [name for number in (1, 2) for name in published_table(number).images])
 def test_a_missing_dataset_names_a_place_and_a_command_that_is_understood(name, tmp_path):
     config = load_config(name)
     sentence = sources.how_to_get(config, tmp_path)

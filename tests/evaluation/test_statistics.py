@@ -117,7 +117,7 @@ def test_a_paired_interval_turns_with_its_methods_and_repeats_with_its_seed():
 
 @pytest.mark.parametrize("numbers", [(3, 2), (0, 0)])
 def test_other_pictures_cannot_be_paired(numbers):
-    with pytest.raises(ValueError, match=f"the same pictures, but there are {numbers[0]} and {numbers[1]}"):
+    with pytest.raises(ValueError, match=f"the same images, but their numbers are {numbers[0]} and {numbers[1]}"):
         paired_interval(*map(np.ones, numbers))
 
 
@@ -346,5 +346,5 @@ def test_the_fitted_temperature_is_that_of_all_scores(temperature):
 
 
 def test_a_held_out_half_needs_a_picture():
-    with pytest.raises(ValueError, match="two or more pictures, but there are 1"):
+    with pytest.raises(ValueError, match="two or more images, but there are 1"):
         calibrate(np.zeros((1, len(FACTORS))), np.zeros(1), np.ones(1, dtype=bool))

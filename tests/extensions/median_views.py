@@ -1,4 +1,4 @@
-"""A method: each class scores the median over the views, so that a few odd crops decide nothing."""
+"""A method: the score of a class is its median over the views, so that a few outliers have no effect."""
 
 import torch.nn.functional as F
 

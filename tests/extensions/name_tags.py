@@ -1,11 +1,11 @@
-"""A dataset: all pictures in one folder, each named by its class and a number."""
+"""A dataset: all images in one folder; a file name is a class name and a number."""
 
 from crossalign.configs import Config
 from crossalign.datasets import ClassList, Tree, pictures_in
 
 CONFIG = Config(
     "name-tags",
-    title="pictures whose file names tell the class",
+    title="images whose file names start with the class name",
     tree="ROOT/\n  red-1.png red-2.png blue-1.png ...",
     encoder="builtin",
     templates=("a photo of a {}.", "a photo of something {}."),

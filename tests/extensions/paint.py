@@ -1,4 +1,4 @@
-"""An encoder: a picture is its mean colour, a text the mean of the colours that it names."""
+"""An encoder: the feature of an image is its mean colour, that of a text the mean of the colours that it names."""
 
 import hashlib
 
@@ -24,12 +24,13 @@ class Paint:
         return self._normalised(colours)
 
     def encode_texts(self, texts):
-        named = [[to_rgb(word) for word in text.lower().strip(".").split() if word in CSS4_COLORS] for text in texts]
-        colours = [torch.tensor(of_text or [(0.5, 0.5, 0.5)]).mean(0) for of_text in named]
+        words = [text.lower().strip(".").split() for text in texts]
+        named = [[to_rgb(word) for word in text if word in CSS4_COLORS] for text in words]
+        colours = [torch.tensor(rgb or [(0.5, 0.5, 0.5)]).mean(0) for rgb in named]
         return self._normalised(2 * torch.stack(colours) - 1)
 
     def _normalised(self, colours):
-        return F.normalize(F.pad(colours, (0, 1), value=0.1), dim=-1)  # the fourth number keeps grey from being zero
+        return F.normalize(F.pad(colours, (0, 1), value=0.1), dim=-1)  # the fourth number: grey is not the zero vector
 
 
 def load(spec, device):

@@ -23,7 +23,7 @@ from crossalign.errors import InputError
 from crossalign.explanation import ClassEvidence, Explanation
 from crossalign.images.crops import ViewRecipe
 from crossalign.reports.figures import FORMATS, explanation_figure, figure_bytes, matrix_figure
-from crossalign.reports.figures._bars import OURS, RIVAL
+from crossalign.reports.figures._bars import FIRST_COLOUR, RIVAL_COLOUR
 from crossalign.reports.figures._page import text_width, wrap
 
 CHELSEA = PHOTOS / "chelsea.png"
@@ -106,8 +106,8 @@ def test_both_predictions_head_the_figure():
     written = texts(figure)
     assert "WCA: cat (80\N{NO-BREAK SPACE}%), then dog (40\N{NO-BREAK SPACE}%)" in written
     assert "CLIP-D: dog (80\N{NO-BREAK SPACE}%), then cat (40\N{NO-BREAK SPACE}%)" in written
-    assert "How similar the picture is to what is said of “cat”, the answer of WCA" in written
-    assert "How similar the picture is to what is said of “dog”, the answer of CLIP-D" in written
+    assert "Similarity of the image to the descriptions of “cat”, the label of WCA" in written
+    assert "Similarity of the image to the descriptions of “dog”, the label of CLIP-D" in written
 
 
 def test_bars_and_dashes_are_similarities_and_their_means():
@@ -115,7 +115,7 @@ def test_bars_and_dashes_are_similarities_and_their_means():
     panels = bar_axes(explanation_figure(CHELSEA, ours, rival))
     assert len(panels) == 2
     for axes, label in zip(panels, ("cat", "dog"), strict=True):
-        for side, colour in ((ours, OURS), (rival, RIVAL)):
+        for side, colour in ((ours, FIRST_COLOUR), (rival, RIVAL_COLOUR)):
             similarities = side.view_weights @ side.evidence(label).similarity
             drawn = [bar.get_width() for bar in bars(axes) if to_hex(bar.get_facecolor()).upper() == colour]
             assert sorted(drawn) == pytest.approx(sorted(similarities))
@@ -137,13 +137,13 @@ def test_a_row_holds_the_same_description_under_both_methods():
 def test_descriptions_of_other_kinds_have_their_own_rows():
     (axes,) = bar_axes(explanation_figure(CHELSEA, made(), made(sentences=1, method="clip", text="a photo of a {}.")))
     assert axes.get_yticklabels()[-1].get_text() == "a photo of a cat."
-    assert [to_hex(bar.get_facecolor()).upper() for bar in bars(axes)] == [OURS] * 3 + [RIVAL]
+    assert [to_hex(bar.get_facecolor()).upper() for bar in bars(axes)] == [FIRST_COLOUR] * 3 + [RIVAL_COLOUR]
 
 
 def test_one_panel_where_both_agree_and_where_there_is_no_rival():
     assert len(bar_axes(explanation_figure(CHELSEA, made(), made(method="clip-d")))) == 1
     (axes,) = bar_axes(explanation_figure(CHELSEA, made()))
-    assert set(dashes(axes)) == {OURS}
+    assert set(dashes(axes)) == {FIRST_COLOUR}
 
 
 def test_of_many_descriptions_the_strongest_are_shown_and_the_figure_says_so():
@@ -196,12 +196,12 @@ def test_the_heat_map_is_laid_in_colours_that_everyone_can_tell_apart(share, col
     assert ((heat.get_alpha() > 0) == (values != 0)).all()
     low, high = heat.get_clim()
     assert (low, high) == pytest.approx((-high if colours == "PuOr_r" else 0, np.abs(values).max()))
-    assert f"added per view to the lead of {ours.margin:.3f}" in texts(figure)
+    assert f"contribution per view to the margin of {ours.margin:.3f}" in texts(figure)
 
 
 def test_a_method_without_views_shows_its_labels_instead():
     figure = explanation_figure(CHELSEA, made(("cat", "dog", "horse"), method="clip-d"))
-    assert "CLIP-D sees the picture as a whole; its best labels" in texts(figure)
+    assert "CLIP-D uses the global view alone; its best labels" in texts(figure)
     assert {"cat", "dog", "horse", "80\N{NO-BREAK SPACE}%", "20\N{NO-BREAK SPACE}%"} <= set(texts(figure))
     assert len([axes for axes in figure.axes if axes.images]) == 1
 

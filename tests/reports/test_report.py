@@ -52,7 +52,7 @@ def report(tmp_path_factory):
     return root / "r.html"
 
 
-def test_pictures_stand_in_the_page_doubtful_first(report):
+def test_images_are_in_the_page_smallest_margin_first(report):
     pictures = Page(report).pictures()
     assert len(pictures) == 5
     margins = [float(p["data-margin"]) for p in pictures]
@@ -60,8 +60,8 @@ def test_pictures_stand_in_the_page_doubtful_first(report):
     assert "data-failed" in pictures[0]
     by_name = {Path(p["data-file"]).name: p for p in pictures}
     assert by_name["a&b<chelsea.png"]["data-label"] == "cat"
-    assert by_name["not a cat.jpg"]["class"] == "picture wrong"
-    assert by_name["a&b<rocket.jpg"]["class"] == "picture"
+    assert by_name["not a cat.jpg"]["class"] == "image wrong"
+    assert by_name["a&b<rocket.jpg"]["class"] == "image"
 
 
 def test_the_page_needs_nothing_from_outside(report):

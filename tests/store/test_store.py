@@ -162,7 +162,7 @@ def test_a_damaged_manifest_is_made_again_and_hides_no_shard(tmp_path, shards, s
 def test_a_newer_schema_is_refused_and_left_alone(tmp_path, shards, shard_file):
     manifest = shards.folder / "manifest.json"
     manifest.write_text(json.dumps({"schema": SCHEMA + 1, "key": KEY}))
-    with pytest.raises(InputError, match=f"has schema {SCHEMA + 1}, this version reads {SCHEMA}; use another --store"):
+    with pytest.raises(InputError, match=f"has schema {SCHEMA + 1}, this version reads {SCHEMA}; use another store folder"):
         Store(tmp_path / "store").open(KEY)
     assert json.loads(manifest.read_text())["schema"] == SCHEMA + 1
     assert shard_file.exists()
@@ -182,7 +182,7 @@ def test_leftovers_of_killed_writers_hide_nothing(shards, shard_file):
 
 
 def check_refused(root):
-    with pytest.raises(InputError, match=r"cannot be written .*; free or name another place") as caught:
+    with pytest.raises(InputError, match=r"cannot be written .*; free disk space or choose another path") as caught:
         Store(root).open(KEY)
     assert str(root) in str(caught.value)
     assert "\n" not in str(caught.value)

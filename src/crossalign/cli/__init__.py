@@ -1,4 +1,4 @@
-"""The command line: one module of this package a verb, imported only when it is called."""
+"""The command line: one module per command, imported when it is called."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ from crossalign.process import tune_process
 log = logging.getLogger("crossalign")
 
 
-class Verbs(click.Group):
-    """Finds verbs as modules that hold a `command`, and turns wrong input into one sentence and exit code 2."""
+class Commands(click.Group):
+    """Finds commands as modules with a `command`, and turns an InputError into one sentence and exit code 2."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Name the verbs."""
+        """Names of the commands."""
         return sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        """Import a verb."""
+        """Import a command."""
         if name not in self.list_commands(ctx):
             return None
         command: click.Command = importlib.import_module(f"{__name__}.{name}").command
         return command
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run a verb; no traceback for what the user can mend or has stopped."""
+        """Run a command, without a traceback for input errors and interruptions."""
         # Before the command is imported, since torch listens only once.
         tune_process()
         try:
@@ -64,18 +64,18 @@ class _WrongInput(click.ClickException):
     exit_code = 2
 
 
-@click.command(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.command(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__)
 @click.option(
     "--log-file",
     type=click.Path(dir_okay=False),
-    help="Append warnings, errors with their tracebacks and progress to this file; stands before the verb.",
+    help="Append warnings, errors with tracebacks, and progress to this file; comes before the command.",
 )
 def main(log_file: str | None) -> None:
     """Training-free, explainable image classification with vision-language models.
 
-    A picture is looked at through many local views, a class is described in many sentences, and the weighted similarity
-    of all views to all sentences tells the class (WCA, arXiv 2406.02915).
+    WCA (arXiv 2406.02915) compares many local views of an image with many descriptions of each class, and sums the
+    similarities with weights.
 
     \b
     Start here:

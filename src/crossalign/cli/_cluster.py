@@ -1,4 +1,4 @@
-"""What verbs that can work on a cluster share."""
+"""Options and set-up of commands that can run on a Ray cluster."""
 
 from __future__ import annotations
 
@@ -17,47 +17,49 @@ if TYPE_CHECKING:
     from crossalign.distributed import Cluster
     from crossalign.encoders import Encoder
 
-_OF_RAY = ("ray_address", "workers", "cpus_per_worker", "gpus_per_worker")
+RAY_OPTIONS = ("ray_address", "workers", "cpus_per_worker", "gpus_per_worker")
 executor_options = common.options(
     click.option(
         "--executor",
         type=click.Choice(["local", "ray"]),
         default="local",
         show_default=True,
-        help="Where the work is done: in this process, or on a Ray cluster; see docs/scale.md.",
+        help="Where to run: in this process, or on a Ray cluster; see docs/scale.md.",
     ),
     click.option(
         "--ray-address",
-        help="The cluster's: auto, host:6379, or local to start one [default: $RAY_ADDRESS, one on this machine, local].",
+        help="Address of the cluster: auto, host:6379, or local to start one [default: $RAY_ADDRESS, auto, local].",
     ),
-    click.option("--workers", type=click.IntRange(1), help="Of the cluster [default: as many as it has room for]."),
-    click.option("--num-cpus-per-worker", "cpus_per_worker", type=click.IntRange(1), help="Cores of each [default: 1]."),
-    click.option("--num-gpus-per-worker", "gpus_per_worker", type=click.FloatRange(0), help="GPUs of each [default: 0]."),
+    click.option("--workers", type=click.IntRange(1), help="Number of workers [default: as many as fit]."),
+    click.option(
+        "--num-cpus-per-worker", "cpus_per_worker", type=click.IntRange(1), help="CPU cores per worker [default: 1]."
+    ),
+    click.option("--num-gpus-per-worker", "gpus_per_worker", type=click.FloatRange(0), help="GPUs per worker [default: 0]."),
 )
 
 
 def check_executor(options: Mapping[str, Any]) -> None:
-    """Refuse options of a cluster where there is none.
+    """Check that cluster options are given with --executor ray only.
 
     Raises:
-        InputError: names the first of them.
+        InputError: names the first option that is given without it.
     """
-    given = [name for name in _OF_RAY if options[name] is not None]
+    given = [name for name in RAY_OPTIONS if options[name] is not None]
     if given and options["executor"] != "ray":
         names = {"cpus_per_worker": "num-cpus-per-worker", "gpus_per_worker": "num-gpus-per-worker"}
         name = names.get(given[0], given[0].replace("_", "-"))
-        raise InputError(f"--{name} {options[given[0]]} belongs to --executor ray; add that or leave it out")
+        raise InputError(f"--{name} {options[given[0]]} needs --executor ray; add it, or omit --{name}")
 
 
 def taken(settings: dict[str, Any]) -> dict[str, Any]:
-    """Take out of a command's settings what belongs to --executor."""
-    return {key: settings.pop(key) for key in ("executor", *_OF_RAY)}
+    """Remove the executor options from a command's settings, and return them."""
+    return {key: settings.pop(key) for key in ("executor", *RAY_OPTIONS)}
 
 
 def for_driver(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Say how the driver loads its encoder, so that workers can have the same.
+    """Options with which the driver loads its encoder, so that all workers can load the same.
 
-    Workers with GPUs have torch alone, so that the driver does not look for a faster runtime on its CPU.
+    Workers with GPUs use torch, so the driver must not choose another runtime for its CPU.
     """
     if options["executor"] == "ray" and options["gpus_per_worker"] and options["runtime"] == "auto":
         return {**options, "runtime": "torch", "precision": options["precision"] or "f32"}
@@ -65,20 +67,20 @@ def for_driver(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def executor(options: Mapping[str, Any], encoder: Encoder) -> AbstractContextManager[Cluster | None]:
-    """Join the cluster if --executor says so."""
+    """Connect to the cluster if --executor is ray; otherwise None."""
     return joined(options, encoder) if options["executor"] == "ray" else nullcontext()
 
 
 @contextmanager
 def joined(options: Mapping[str, Any], encoder: Encoder) -> Iterator[Cluster]:
-    """Join the cluster for as long as the block takes."""
-    # Ray tells of workers that die on standard output, where results belong.
+    """Connect to the cluster until the block ends."""
+    # Ray reports lost workers on standard output, where the results go.
     with redirect_stdout(sys.stderr), join(options, encoder) as cluster:
         yield cluster
 
 
 def join(options: Mapping[str, Any], encoder: Encoder) -> Cluster:
-    """Join the cluster that the options name, for workers that have the driver's encoder.
+    """Connect to the cluster that the options name; its workers load the driver's encoder.
 
     Raises:
         InputError: Ray is not installed, or there is no cluster at the address.

@@ -1,4 +1,4 @@
-"""Ctrl+C: a quick end with a sentence that says how to go on."""
+"""Ctrl+C: ends a command within two seconds, with a sentence that says how to resume."""
 
 from __future__ import annotations
 
@@ -13,83 +13,87 @@ from contextlib import contextmanager, suppress
 import click
 
 GRACE = 1.5
-"""Seconds that the work may take to end by itself: a pass of a large encoder is not to be waited for."""
+"""Seconds that a command may take to end by itself. A pass of a large encoder can take longer."""
 
 EXIT_CODE = 130
-"""What shells give a process that SIGINT ended."""
+"""Exit code that shells report for a process ended by SIGINT."""
 
-_AGAIN = "run the same command again to go on"
-_HOW_TO_GO_ON = {
-    "ablate": f"finished pictures are kept, but for the last few: {_AGAIN}",
-    "classify": f"printed labels are complete, go on with the other pictures; with --output {_AGAIN}",
-    "describe": f"finished classes are kept: {_AGAIN}",
-    "evaluate": f"finished pictures are kept, but for the last few: {_AGAIN}",
-    "features": f"finished pictures are kept, but for the last few: {_AGAIN}",
-    "reproduce": f"finished datasets and pictures are kept: {_AGAIN}",
+AGAIN = "run the same command again to resume"
+HOW_TO_RESUME = {
+    "ablate": f"finished images are saved, except the last few: {AGAIN}",
+    "classify": f"printed labels are complete, run it on the other images; with --output {AGAIN}",
+    "describe": f"finished classes are saved: {AGAIN}",
+    "evaluate": f"finished images are saved, except the last few: {AGAIN}",
+    "features": f"finished images are saved, except the last few: {AGAIN}",
+    "reproduce": f"finished datasets and images are saved: {AGAIN}",
 }
-_END_BY_THEMSELVES = ("serve",)
-"""They answer first those who wait."""
+GRACEFUL = ("serve",)
+"""Commands that shut down by themselves: they answer waiting requests first."""
 
 
 class Interrupted(click.ClickException):
-    """The user's Ctrl+C."""
+    """The user pressed Ctrl+C."""
 
     exit_code = EXIT_CODE
 
     def show(self, file: object = None) -> None:
-        """Say it, and end the process there: at a regular end the interpreter waits seconds for the encoder's threads."""
+        """Print the message and end the process at once: a regular exit waits seconds for the threads of the encoder."""
         click.echo(self.message, err=True)
         with suppress(OSError):
             sys.stdout.flush()
         os._exit(EXIT_CODE)
 
 
-def sentence(verb: str | None) -> str:
-    """Say how to go on after a verb was interrupted."""
-    return f"interrupted; {_HOW_TO_GO_ON.get(verb or '', 'run the same command again')}"
+def message(command: str | None) -> str:
+    """Say how to resume a command that was interrupted."""
+    return f"interrupted; {HOW_TO_RESUME.get(command or '', 'run the same command again')}"
 
 
 @contextmanager
-def quick_end(verb: Callable[[], str | None]) -> Iterator[None]:
-    """Turn SIGINT into `Interrupted`, and end the process where that takes longer than `GRACE`.
+def quick_end(command: Callable[[], str | None]) -> Iterator[None]:
+    """Turn SIGINT into `Interrupted`, and end the process if the block does not end within `GRACE` seconds.
 
-    Ending it at once loses nothing: files appear whole or not at all.
+    A KeyboardInterrupt alone is not enough: Python raises it only between two of its own instructions, and a pass of an
+    encoder or the loading of weights is one long call. Nothing is lost, because files are written atomically.
 
     Args:
-        verb: tells which one runs, once that is known.
+        command: returns the name of the running command, once it is known.
     """
-    if threading.current_thread() is not threading.main_thread():  # Signals are none of its business.
+    if threading.current_thread() is not threading.main_thread():  # Only the main thread receives signals.
         yield
         return
-    # Python runs signal handlers between two steps of its own; only this descriptor tells of a signal during a long call.
+    # The wake-up descriptor is written at once, even during a long call.
     reader, writer = socket.socketpair()
     writer.setblocking(False)
-    seen, ended = threading.Event(), threading.Event()
-    threading.Thread(target=_watch, args=(reader, seen, ended, verb), daemon=True).start()
+    interrupted, ended = threading.Event(), threading.Event()
+    threading.Thread(target=_watch, args=(reader, interrupted, ended, command), daemon=True).start()
     before = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
     try:
         yield
     except (KeyboardInterrupt, Exception) as error:
-        # Code that was interrupted in an import or a callback may make another error of it.
-        if not (isinstance(error, KeyboardInterrupt) or seen.is_set()):
+        # An interrupt inside an import or a callback may surface as another exception.
+        if not (isinstance(error, KeyboardInterrupt) or interrupted.is_set()):
             raise
-        # What is left to do takes no time, and a second Ctrl+C shall not end it with a traceback.
+        # Little is left to do, and a second Ctrl+C must not end it with a traceback.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         ended.set()
-        raise Interrupted(sentence(verb())) from None
+        raise Interrupted(message(command())) from None
     finally:
         signal.set_wakeup_fd(before)
         writer.close()
 
 
-def _watch(reader: socket.socket, seen: threading.Event, ended: threading.Event, verb: Callable[[], str | None]) -> None:
+def _watch(
+    reader: socket.socket, interrupted: threading.Event, ended: threading.Event, command: Callable[[], str | None]
+) -> None:
+    """Wait for SIGINT, then for the end of the block; end the process if that takes too long."""
     with reader:
         while (number := reader.recv(1)) != bytes([signal.SIGINT]):
             if not number:
                 return
-        if verb() in _END_BY_THEMSELVES:
+        if command() in GRACEFUL:
             return
-        seen.set()
+        interrupted.set()
         if not ended.wait(GRACE):
-            os.write(2, f"\n{sentence(verb())}\n".encode())
+            os.write(2, f"\n{message(command())}\n".encode())
             os._exit(EXIT_CODE)

@@ -1,4 +1,4 @@
-"""Progress of long work: tqdm's bar on a terminal, and else a line now and then; the log file gets the lines too."""
+"""Progress of long work: tqdm's bar on a terminal, otherwise a line every ten seconds; the log file gets lines too."""
 
 from __future__ import annotations
 
@@ -9,42 +9,44 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-EVERY = 10.0
-"""Least seconds between two lines."""
+LINE_SECONDS = 10.0
+"""Shortest time between two lines, in seconds."""
 
 log = logging.getLogger("crossalign.progress")
 
 
 class Heartbeat:
-    """Says how far long work is: "12,400 of 50,000 pictures encoded, 41.2/s, 15 min left".
+    """Progress as lines: "12,400 of 50,000 images encoded, 41.2/s, 15 min left".
+
+    tqdm cannot do this: it redraws one line, which fills log files with carriage returns.
 
     Args:
-        total: how many there will be.
-        what: what they are.
-        say: is given each line.
-        clock: gives seconds.
+        total: number of items.
+        what: what the items are, in words.
+        say: called with each line.
+        clock: returns a time in seconds.
     """
 
     def __init__(self, total: int, what: str, say: Callable[[str], object], clock: Callable[[], float] = time.monotonic):
         self._total, self._what, self._say, self._clock = total, what, say, clock
         self._done = 0
-        self._start = self._said = clock()
-        self._last = -1
+        self._start = self._last_time = clock()
+        self._last_done = -1
 
     def update(self, n: int) -> None:
-        """Report that n more are done; says so if the last line is long enough ago."""
+        """Add n finished items."""
         self._done += n
-        if self._clock() - self._said >= EVERY:
+        if self._clock() - self._last_time >= LINE_SECONDS:
             self._line()
 
     def close(self) -> None:
-        """Say how far it came, unless that was said."""
-        if self._last != self._done:
+        """Write the last line, unless it would repeat the one before."""
+        if self._last_done != self._done:
             self._line()
 
     def _line(self) -> None:
-        self._said, self._last = self._clock(), self._done
-        seconds = self._said - self._start
+        self._last_time, self._last_done = self._clock(), self._done
+        seconds = self._last_time - self._start
         parts = [f"{self._done:,} of {self._total:,} {self._what}"]
         if self._done and seconds > 0:
             rate = self._done / seconds
@@ -59,26 +61,26 @@ class _Bars:
         self._bars = bars
 
     def update(self, n: int) -> None:
-        """Report that n more are done."""
+        """Add n finished items."""
         for bar in self._bars:
             bar.update(n)
 
 
 @contextmanager
 def show_progress(total: int, what: str) -> Iterator[_Bars]:
-    """Show rate and time left on standard error, and in the log file if there is one."""
+    """Show progress with rate and time left on standard error, and write it to the log file if there is one."""
     if sys.stderr.isatty():
         from tqdm import tqdm
 
-        bar = tqdm(total=total, unit=f" {what}", file=sys.stderr, dynamic_ncols=True, mininterval=0.5)
-        bars: list[Any] = [bar, Heartbeat(total, what, log.info)]
+        shown = tqdm(total=total, unit=f" {what}", file=sys.stderr, dynamic_ncols=True, mininterval=0.5)
+        bars: list[Any] = [shown, Heartbeat(total, what, log.info)]
     else:
         bars = [Heartbeat(total, what, _print_and_log)]
     try:
         yield _Bars(bars)
     finally:
-        for each in bars:
-            each.close()
+        for bar in bars:
+            bar.close()
 
 
 def _print_and_log(line: str) -> None:

@@ -1,4 +1,4 @@
-"""`crossalign ablate`: which part of a method makes its accuracy."""
+"""`crossalign ablate`: the accuracy of a method without some of its parts."""
 
 from __future__ import annotations
 
@@ -10,39 +10,42 @@ import click
 
 from crossalign.cli import _common as common
 from crossalign.cli import _measuring as measuring
+from crossalign.cli._help import GroupedCommand
 from crossalign.errors import InputError
 
 
-@click.command()
+@click.command(cls=GroupedCommand)
 @measuring.dataset_options
-@click.option("--method", default="wca", show_default=True, help="What is taken apart: one that looks at views.")
-@click.option("--axes", default="weights,views,crop-scale,form,prompts", show_default=True, help="What is varied.")
-@click.option("--views", type=click.IntRange(1), help="The most views a picture [default: the config's].")
+@click.option("--method", default="wca", show_default=True, help="The method to ablate; it must use local views.")
+@click.option(
+    "--axes", default="weights,views,crop-scale,form,prompts", show_default=True, help="What to vary, comma separated."
+)
+@click.option("--views", type=click.IntRange(1), help="Number of local views per image [default: the config's].")
 @click.option(
     "--crop-scale",
     "crop_scales",
     multiple=True,
-    help="released, written or LOW,HIGH; may be repeated, the full method's first [default: the config's, then written].",
+    help="released, written or LOW,HIGH; repeat for more, the full method's first [default: the config's, then written].",
 )
+@common.form_option
 @click.option("--descriptions", multiple=True, type=click.Path(), help="JSON {class: [text]}; may be repeated.")
 @measuring.description_style_option
-@click.option("--allow-missing", is_flag=True, help="The prompt stands for a class that --descriptions lack.")
-@click.option("--output", type=click.Path(), help="Write every cell there: FILE.md, FILE.csv or FILE.json.")
-@click.option("--figure", type=click.Path(), help="Draw accuracy over the number of views: FILE.png, FILE.svg or FILE.pdf.")
-@common.form_option
+@click.option("--allow-missing", is_flag=True, help="Use the plain prompt for classes that --descriptions lack.")
 @common.seed_option
+@click.option("--output", type=click.Path(), help="Write all cells to FILE.md, FILE.csv or FILE.json.")
+@click.option("--figure", type=click.Path(), help="Plot accuracy over the number of views to FILE.png, .svg or .pdf.")
 @common.workers_option
 @common.device_option
 @common.runtime_options
 @common.store_option
 def command(**options: Any) -> None:
-    """Take a method apart and print what each part adds.
+    """Measure a method without some of its parts, and print what each part adds.
 
-    The grid is view weights on and off x text weights on and off x numbers of views (1, 2, 5, 10, 20, 40, 60, 100, as far
-    as --views goes) x crop scales x forms of the score. A block of controls puts other prompts in the descriptions' place:
-    random words, other classes' descriptions, descriptions without the name, and the name alone as often. Every cell is
-    compared with the full method on the same pictures. Each view is encoded once for all cells, and used once in each,
-    without re-draws.
+    The grid is view weights on and off x text weights on and off x number of views (1, 2, 5, 10, 20, 40, 60, 100, up to
+    --views) x crop scales x forms of the score. A block of controls replaces the descriptions by other prompts: random
+    words, the descriptions of other classes, descriptions without the class name, and the plain prompt repeated. Every
+    cell is compared with the full method on the same images. Views are encoded once for all cells, and each is used once:
+    there are no resampled runs.
 
     \b
     Examples:
@@ -58,8 +61,10 @@ def command(**options: Any) -> None:
     if scales:
         config = replace(config, crop_scale=scales[0])
     output = _file(options["output"], "output", ("md", "csv", "json"))
-    drawing = _file(options["figure"], "figure", ("png", "svg", "pdf"))
+    figure = _file(options["figure"], "figure", ("png", "svg", "pdf"))
     axes = [axis.strip() for axis in options["axes"].split(",")]
+    if ("views" not in axes or config.views < 2) and figure:
+        raise InputError("--figure plots accuracy over the number of views; include views in --axes, and use two or more")
     descriptions = measuring.read_descriptions(config, options["descriptions"], options["description_style"])
 
     from crossalign.evaluation.ablation import ablate, plan
@@ -69,16 +74,14 @@ def command(**options: Any) -> None:
     from crossalign.store.shards import Store
 
     if options["method"] == "all":
-        raise InputError("one method is taken apart, but 'all' was given; name one, such as wca")
+        raise InputError("--method all names all methods, but ablate measures one; choose one, such as wca")
     (method,) = pick_methods([options["method"]])
     plan(method, axes, most=config.views, crop_scales=[config.crop_scale], form=options["form"])
     if not descriptions and (method.needs_descriptions or "prompts" in axes):
         raise InputError(
-            f"{method.name} and control prompts need descriptions of the classes; give --descriptions FILE.json"
+            f"{method.name} and the control prompts need descriptions of the classes; give --descriptions FILE.json"
         )
-    if drawing and ("views" not in axes or config.views < 2):
-        raise InputError("--figure draws accuracy over the number of views; put views among --axes, and take two or more")
-    found = ablate(
+    ablation = ablate(
         measuring.open_dataset(config, options),
         common.load_encoder(config.encoder, options),
         config,
@@ -94,15 +97,17 @@ def command(**options: Any) -> None:
         progress=common.progress_bar,
     )
     if output:
-        write_whole(output, ablation_file(found, output.suffix[1:].lower()).encode())
-    if drawing:
+        write_whole(output, ablation_file(ablation, output.suffix[1:].lower()).encode())
+    if figure:
         from crossalign.reports.figures import figure_bytes
         from crossalign.reports.figures.ablation import ablation_figure
 
-        write_whole(drawing, figure_bytes(ablation_figure(found), drawing.suffix[1:].lower()))
-    click.echo(ablation_text(found))
-    stages = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in found.done.timing.items())
-    click.echo(f"{stages}; {found.done.encoded} images encoded now, {found.done.cached} cached before", err=True)
+        write_whole(figure, figure_bytes(ablation_figure(ablation), figure.suffix[1:].lower()))
+    click.echo(ablation_text(ablation))
+    stages = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in ablation.evaluation.timing.items())
+    click.echo(
+        f"{stages}; {ablation.evaluation.encoded} images encoded now, {ablation.evaluation.cached} cached before", err=True
+    )
 
 
 def _file(path: str | None, option: str, formats: tuple[str, ...]) -> Path | None:

@@ -17,7 +17,7 @@ from crossalign.images.finding import is_packed
 
 if TYPE_CHECKING:
     from crossalign.classifier import Classification, Classifier
-    from crossalign.reports.html import ReportedPicture
+    from crossalign.reports.html import ReportedImage
 
 
 @click.command()
@@ -151,7 +151,7 @@ def _label_here(
         check_explainable(classify.method)
     if file is not None:
         return len(pictures), label_into(file, classify, pictures, top_k)
-    rows: list[ReportedPicture] | None = None if page is None else []
+    rows: list[ReportedImage] | None = None if page is None else []
     failed = _print(_found(classify, pictures, top_k, rows), len(pictures), show)
     if page is not None and rows is not None:
         _write_report(page, classify, rows)
@@ -168,7 +168,7 @@ def _label_on_cluster(
 ) -> tuple[int, int]:
     """Label pictures on a Ray cluster; give how many there are, and how many could not be read."""
     from crossalign.classifier import Classifier
-    from crossalign.distributed.labels import label_pictures
+    from crossalign.distributed.labels import label_images
 
     # What is no list, pattern or folder of this machine's may be an address that only workers reach.
     files = [file for path in paths for file in (common.find_images([path]) if _is_many(path) else [path])]
@@ -176,7 +176,7 @@ def _label_on_cluster(
     encoder = common.load_encoder(settings.pop("encoder"), clusters.for_driver(options))
     classify = Classifier(names, encoder=encoder, **settings, **common.for_many_labels(names))
     with clusters.joined(options, encoder) as cluster:
-        return label_pictures(cluster, classify, files, output, top_k, common.progress_bar)
+        return label_images(cluster, classify, files, output, top_k, common.progress_bar)
 
 
 def _is_many(path: str) -> bool:
@@ -184,17 +184,17 @@ def _is_many(path: str) -> bool:
 
 
 def _found(
-    classify: Classifier, pictures: Sequence[str], top_k: int, rows: list[ReportedPicture] | None
+    classify: Classifier, pictures: Sequence[str], top_k: int, rows: list[ReportedImage] | None
 ) -> Iterator[Classification]:
     """Classify pictures, and keep what the report shows of each if there is to be one."""
     for image, features in classify.encode(pictures):
         found = classify.result(image, features, top_k)
         if rows is not None:
             from crossalign.explanation import explain
-            from crossalign.reports.html import reported_picture
+            from crossalign.reports.html import reported_image
 
             why = None if isinstance(features, InputError) else explain(classify, image, 2, features=features)
-            rows.append(reported_picture(image, found, why))
+            rows.append(reported_image(image, found, why))
         yield found
 
 
@@ -214,11 +214,11 @@ def _print(results: Iterable[Classification], total: int, show: Callable[[Iterab
     return failed
 
 
-def _write_report(page: Path, classify: Classifier, rows: Sequence[ReportedPicture]) -> None:
-    from crossalign.reports.html import pictures_report
+def _write_report(page: Path, classify: Classifier, rows: Sequence[ReportedImage]) -> None:
+    from crossalign.reports.html import images_report
     from crossalign.store.files import write_whole
 
-    write_whole(page, pictures_report(classify, rows).encode("utf-8", "backslashreplace"))
+    write_whole(page, images_report(classify, rows).encode("utf-8", "backslashreplace"))
     click.echo(f"report: {page}", err=True)
 
 

@@ -1,4 +1,4 @@
-"""`crossalign demo`: the main job on real photos, with nothing to fetch."""
+"""`crossalign demo`: WCA and all baselines on photos from an installed package; downloads nothing."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ PHOTOS = {
     "page.png": "page of text",
     "hubble_deep_field.jpg": "galaxies",
 }
-"""Of the photos inside scikit-image, those that show one nameable thing, and what it is."""
+"""Photos in scikit-image that show one thing with a name, and its name."""
 
 
 @click.command()
 @common.device_option
 def command(device: str) -> None:
-    """Label photos that ship with scikit-image by WCA, then measure all methods on them.
+    """Label photos that ship with scikit-image with WCA, then measure the accuracy of all methods on them.
 
-    Takes about a minute and fetches nothing: encoder, photos and descriptions come out of installed packages.
+    Takes about a minute and downloads nothing: encoder, photos and descriptions are in installed packages.
 
     \b
     Example:
@@ -58,11 +58,12 @@ def command(device: str) -> None:
     click.echo(f"WCA with the embedded encoder, {len(labels)} labels: {', '.join(labels)}\n")
     rows = []
     with common.progress_bar(len(PHOTOS), "photos") as bar:
-        for (photo, truth), found in zip(PHOTOS.items(), classify.stream(folder / name for name in PHOTOS), strict=True):
-            best = (f"{p.label} {p.score:.3f} ({100 * p.probability:.0f} %)" for p in found.predictions)
+        results = classify.stream(folder / name for name in PHOTOS)
+        for (photo, truth), result in zip(PHOTOS.items(), results, strict=True):
+            best = (f"{p.label} {p.score:.3f} ({100 * p.probability:.0f} %)" for p in result.predictions)
             rows.append([photo, truth, *best])
             bar.update(1)
-    click.echo(tabulate(rows, ["photo", "shows", "first", "second", "third"]))
+    click.echo(tabulate(rows, ["photo", "true label", "first", "second", "third"]))
     dataset = ImageDataset(
         name="demo",
         root=folder,
@@ -74,7 +75,7 @@ def command(device: str) -> None:
     )
     click.echo("\nThe same photos, all methods:\n")
     with tempfile.TemporaryDirectory() as store:
-        done = evaluate(
+        evaluation = evaluate(
             dataset,
             encoder,
             load_config("folder"),
@@ -83,5 +84,5 @@ def command(device: str) -> None:
             store=Store(store),
             progress=common.progress_bar,
         )
-    click.echo(results_table([done.to_dict()]))
-    click.echo(f"\n{time.perf_counter() - start:.0f} s. So few photos show that it runs, not how well.")
+    click.echo(results_table([evaluation.to_dict()]))
+    click.echo(f"\n{time.perf_counter() - start:.0f} s. These few photos show that it works, not how accurate it is.")

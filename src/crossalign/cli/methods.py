@@ -1,4 +1,4 @@
-"""`crossalign methods`: which there are."""
+"""`crossalign methods`: the list of methods."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from tabulate import tabulate
 
 @click.command()
 def command() -> None:
-    """List the methods that --method and --methods take; M is the number of local views.
+    """List the methods that --method and --methods accept. M is the number of local views.
 
-    What a method sees: "image" is the global view alone; "views" the local views; "views+image" counts the global view as
-    one more view; "set" classifies all images of a dataset together, in `evaluate` only.
+    The column "sees": "image" is the global view alone; "views" are the local views; "views+image" are the global view and
+    the local views; "set" means that all images of a dataset are classified together, by `evaluate` only.
 
-    Options have the values of the papers; others are given behind a method's name, as in the example. If other packages add
-    methods, a column names the package; docs/extending.md says how to add one.
+    The options have the values of the papers. To change them, write them after the method's name, as in the example. If
+    other packages add methods, a column shows the package; see docs/extending.md.
 
     \b
     Examples:
@@ -24,7 +24,7 @@ def command() -> None:
     from crossalign.methods.registry import METHODS
     from crossalign.plugins import OURS
 
-    head = ["method", "what it does", "sees", "encoder passes", "needs descriptions", "options", "source"]
+    columns = ["method", "what it does", "sees", "encoder passes", "needs descriptions", "options", "source"]
     rows = [
         [
             m.name,
@@ -41,5 +41,5 @@ def command() -> None:
     packages = [METHODS.package(m.name) for m in METHODS.values()]
     if set(packages) != {OURS}:
         rows = [[*row[:-1], package, row[-1]] for row, package in zip(rows, packages, strict=True)]
-        head, widths = [*head[:-1], "package", head[-1]], [*widths, None]
-    click.echo(tabulate(rows, head, maxcolwidths=widths))
+        columns, widths = [*columns[:-1], "package", columns[-1]], [*widths, None]
+    click.echo(tabulate(rows, columns, maxcolwidths=widths))

@@ -14,7 +14,7 @@ from crossalign.cli import _measuring as measuring
 from crossalign.errors import InputError
 
 if TYPE_CHECKING:
-    from crossalign.evaluation.reproduction.grid import Cell
+    from crossalign.evaluation.reproduction.grid import GridCell
 
 
 @click.command()
@@ -79,7 +79,7 @@ def command(**options: Any) -> None:
         sys.exit(1)
 
 
-def _cells(options: dict[str, Any]) -> list[Cell]:
+def _cells(options: dict[str, Any]) -> list[GridCell]:
     from crossalign.datasets.configs import load_config
     from crossalign.evaluation.reproduction.grid import plan
     from crossalign.evaluation.reproduction.published import TABLES, published_table
@@ -89,7 +89,7 @@ def _cells(options: dict[str, Any]) -> list[Cell]:
     if unknown := [number for number in numbers if number not in map(str, TABLES)]:
         raise InputError(f"table {unknown[0]!r} is unknown; --tables takes 1, 2 or 1,2")
     tables = [published_table(number) for number in TABLES if str(number) in numbers]
-    known = [name for table in tables for name in table.pictures]
+    known = [name for table in tables for name in table.images]
     names = [load_config(name).name for name in _words(options["datasets"])] if options["datasets"] else known
     if unknown := [name for name in names if name not in known]:
         raise InputError(

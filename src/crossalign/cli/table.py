@@ -1,4 +1,4 @@
-"""`crossalign table`: results files side by side."""
+"""`crossalign table`: several results files in one table."""
 
 from __future__ import annotations
 
@@ -9,11 +9,14 @@ from crossalign.evaluation.tables import FORMATS, read_results, results_table, s
 
 @click.command()
 @click.argument("files", nargs=-1, required=True, type=click.Path())
-@click.option("--format", "layout", type=click.Choice(FORMATS), default="markdown", show_default=True)
+@click.option(
+    "--format", "layout", type=click.Choice(FORMATS), default="markdown", show_default=True, help="Layout of the table."
+)
 def command(files: tuple[str, ...], layout: str) -> None:
-    """Put results of `crossalign evaluate --output` into one table.
+    """Print results files of `crossalign evaluate --output` as one table.
 
-    What it shows is said in words on standard error, so that the table can go straight into a paper.
+    The comparisons of the methods, in sentences, go to standard error, so that the output is the table alone. Transductive
+    methods follow in a table of their own.
 
     \b
     Examples:
@@ -25,5 +28,5 @@ def command(files: tuple[str, ...], layout: str) -> None:
     for result in results:
         for sentence in sentences(result):
             click.echo(sentence, err=True)
-    if together := transductive_table(results, layout):
-        click.echo(f"\n{together}")
+    if transductive := transductive_table(results, layout):
+        click.echo(f"\n{transductive}")

@@ -1,8 +1,8 @@
-"""Encode and score on a Ray cluster: what one process does shard by shard is done by many, to the same bytes.
+"""Encoding and scoring on a Ray cluster; the results have the same bytes as those of one process.
 
-Ray Data hands work to a pool of actors, starts lost ones again and repeats what they had in hand. A shard holds a fixed
-range of the dataset and is written whole by whoever encoded it, so that a repeated task changes nothing; its folder is begun
-by the driver alone.
+Ray Data distributes tasks to a pool of actors, replaces lost actors and repeats their tasks. A shard holds a fixed range of
+the dataset and is written atomically by the worker that encoded it, so that a repeated task changes nothing. The driver
+creates the folder and its manifest.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 
-# Ray reads this while it is imported.
+# Ray reads this variable when it is imported.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 try:
     import ray
@@ -30,7 +30,7 @@ try:
 except ImportError as error:
     from crossalign.errors import InputError
 
-    raise InputError(f"a cluster needs {error.name} too; run `pip install 'crossalign[ray]'`") from None
+    raise InputError(f"a cluster needs {error.name}; run `pip install 'crossalign[ray]'`") from None
 
 from crossalign.encoders import Encoder
 from crossalign.errors import InputError
@@ -41,15 +41,15 @@ from crossalign.process import tune_process
 from crossalign.store.shards import ShardFolder
 
 LoadEncoder = Callable[[], Encoder]
-"""Loads a worker's encoder; it is sent to the workers."""
+"""Loads the encoder of a worker; it is pickled and sent to the workers."""
 
-SHARDS_A_GPU_TASK = 16
-"""One after the other in a task, so that pictures of the next are unpacked while a GPU is at work on the one before."""
-SHARDS_A_SCORING_TASK = 64
-MOST_TASKS = 10_000
-"""Blocks that Ray Data keeps account of; more shards than that go several to a block."""
+SHARDS_PER_GPU_TASK = 16
+"""Several shards per task, so that the next images are decoded while the GPU encodes."""
+SHARDS_PER_SCORING_TASK = 64
+MAX_BLOCKS = 10_000
+"""Largest number of blocks of a Ray dataset; if there are more tasks, a block has several."""
 SHARED_WITHIN = 60.0
-"""Seconds until a shard that a worker wrote is seen here: network file systems remember for that long what was not there."""
+"""Seconds to wait until a shard written by a worker is visible here: network file systems cache missing files so long."""
 
 
 @dataclass(frozen=True)
@@ -57,10 +57,10 @@ class Workers:
     """The pool of workers.
 
     Attributes:
-        count: how many; None takes as many as the cluster has room for, and asks it for more if it can grow.
-        cpus: cores of each, which are also its encoder's threads.
-        gpus: of each; a share such as 0.5 puts two workers on one.
-        decoders: threads of each that decode and cut.
+        count: number of workers; None uses all of the cluster, and asks an autoscaling cluster for more nodes.
+        cpus: cores per worker, which is also the number of threads of its encoder.
+        gpus: GPUs per worker; 0.5 puts two workers on one GPU.
+        decoders: threads per worker that decode and crop.
     """
 
     count: int | None = None
@@ -70,14 +70,15 @@ class Workers:
 
 
 class Cluster:
-    """A Ray cluster, as an `evaluation.Executor`; a context manager that leaves it at its end.
+    """A connection to a Ray cluster, as an `evaluation.Executor`; a context manager that disconnects at its end.
 
     Args:
-        encoder: the driver's, whose fingerprint and runtime every worker's has to have.
-        load: how a worker loads its own.
-        workers: how many, and how large.
-        address: of the cluster, as `ray.init` takes it: "auto", "host:6379", "local" to start one on this machine; None
-            joins the one that Ray finds ($RAY_ADDRESS, or one that runs on this machine), and else starts one here.
+        encoder: the encoder of this process; the encoders of all workers must have its fingerprint and runtime.
+        load: loads the encoder of a worker.
+        workers: number and size of the workers.
+        address: address of the cluster, as for `ray.init`: "auto", "host:6379", or "local" to start one on this machine.
+            None connects to the cluster that Ray finds ($RAY_ADDRESS, or one that runs on this machine), and otherwise
+            starts one here.
 
     Raises:
         InputError: there is no cluster at the address.
@@ -86,60 +87,61 @@ class Cluster:
     def __init__(self, encoder: Encoder, load: LoadEncoder, workers: Workers | None = None, address: str | None = None):
         self.workers = workers or Workers()
         self.load_of_worker = LoadOfWorker(load, _identity(encoder), self.workers)
-        self._joined = not ray.is_initialized()
-        if self._joined:
-            _join(address)
+        self._connected = not ray.is_initialized()
+        if self._connected:
+            _connect(address)
         self._warn_if_too_small()
 
     def __enter__(self) -> Cluster:
-        """Give itself."""
+        """Return the cluster itself."""
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        """Leave the cluster, and end it if it was started here."""
-        if self._joined:
+        """Disconnect; a cluster that was started here ends."""
+        if self._connected:
             ray.shutdown()
 
     def encode(self, work: Sequence[ShardWork], shards: ShardFolder, recipe: Recipe) -> Iterator[int]:
-        """Encode and write shards, as `features.EncodeShards` says.
+        """Encode and write shards; see `features.pipeline.EncodeShards`.
 
         Raises:
-            InputError: a picture cannot be read, a worker's encoder is another one, or the workers' store is not this one.
+            InputError: an image cannot be read, a worker has another encoder, or the workers write to another store.
         """
-        shards = _at_home(shards)
-        tasks = _groups(map(_absolute, work), SHARDS_A_GPU_TASK if self.workers.gpus else 1)
+        shards = _with_absolute_folder(shards)
+        tasks = _groups(map(_with_absolute_paths, work), SHARDS_PER_GPU_TASK if self.workers.gpus else 1)
         for row in self.map(_Encode, (self.load_of_worker, shards, recipe), tasks):
             for number in row["shards"]:
                 _check_shared(shards.path(int(number)))
-            yield int(row["pictures"])
+            yield int(row["images"])
 
     def score(self, features: ImageFeatures, scorer: Scorer) -> Iterator[list[Scored]]:
-        """Score shards, and yield what was found, in order."""
-        features = replace(features, shards=_at_home(features.shards))
-        tasks = _groups(range(len(features)), SHARDS_A_SCORING_TASK)
+        """Score shards, and yield their results in order."""
+        features = replace(features, shards=_with_absolute_folder(features.shards))
+        tasks = _groups(range(len(features)), SHARDS_PER_SCORING_TASK)
         for row in self.map(_Score, (features, scorer), tasks, gpus=0.0):
             yield row["scored"]
 
     def map(
         self, worker: type, arguments: tuple[Any, ...], tasks: Sequence[Any], gpus: float | None = None
     ) -> Iterator[dict[str, Any]]:
-        """Yield what workers make of tasks, in order of the tasks.
+        """Run tasks on the workers, and yield their results in the order of the tasks.
 
         Args:
-            worker: a class, made of the arguments once an actor, and called with {"task": task} for a dict.
-            arguments: are sent to each actor once.
-            tasks: any values that can be pickled.
-            gpus: of each worker; by default the pool's.
+            worker: a class; each actor makes one instance with `arguments`, and calls it with {"task": task}. It returns a
+                dict.
+            arguments: arguments of the class, sent to each actor once.
+            tasks: values that can be pickled.
+            gpus: GPUs per worker; by default those of the pool.
 
         Raises:
-            InputError: an answer says so in "error", or Ray could not carry on.
+            InputError: a result has a message in "error", or Ray could not continue.
         """
         count = min(self.workers.count, len(tasks)) if self.workers.count else None
         pool = ray.data.ActorPoolStrategy(min_size=count or 1, max_size=count)
-        data = ray.data.from_items([{"task": task} for task in tasks], override_num_blocks=min(len(tasks), MOST_TASKS))
+        data = ray.data.from_items([{"task": task} for task in tasks], override_num_blocks=min(len(tasks), MAX_BLOCKS))
         data.context.enable_progress_bars = False
         data.context.execution_options.preserve_order = True
-        found = data.map(
+        results = data.map(
             worker,
             fn_constructor_args=arguments,
             compute=pool,
@@ -147,45 +149,45 @@ class Cluster:
             num_gpus=self.workers.gpus if gpus is None else gpus,
         )
         try:
-            for row in found.iter_rows():
+            for row in results.iter_rows():
                 if row.get("error"):
                     raise InputError(row["error"])
                 yield row
         except ray.exceptions.RayError as error:
             raise InputError(
-                f"the cluster could not finish ({last_line(str(error))}); finished work is kept: run the same command again"
+                f"the cluster could not finish ({last_line(str(error))}); run again to resume: finished work is saved"
             ) from error
 
     def _warn_if_too_small(self) -> None:
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         cpus, gpus = self.workers.cpus, self.workers.gpus
         if not any(node.get("CPU", 0) >= cpus and node.get("GPU", 0) >= gpus for node in nodes):
-            warnings.warn(f"no node of the cluster has {cpus} CPUs and {gpus:g} GPUs; waiting for one", stacklevel=3)
+            warnings.warn(f"no node of the cluster has {cpus} CPUs and {gpus:g} GPUs; waiting for such a node", stacklevel=3)
 
 
 @dataclass(frozen=True)
 class LoadOfWorker:
-    """Loads a worker's encoder, there; it is sent to the workers."""
+    """Loads the encoder on a worker, and compares it with the driver's; it is pickled and sent to the workers."""
 
     load: LoadEncoder
     identity: tuple[str, str]
     workers: Workers
 
     def __call__(self) -> Encoder:
-        """Load it.
+        """Load the encoder.
 
         Raises:
-            InputError: it is not there, or another one than the driver's.
+            InputError: it cannot be loaded, or differs from the driver's.
         """
         tune_process()
         torch.set_num_threads(self.workers.cpus)
         encoder = self.load()
         if _identity(encoder) != self.identity:
-            ours, theirs = (
+            driver, worker = (
                 f"{weights[:8]} on {runtime or 'torch-f32'}" for weights, runtime in (self.identity, _identity(encoder))
             )
             raise InputError(
-                f"encoder {encoder.name} is {theirs} on worker {os.uname().nodename}, but {ours} here; "
+                f"encoder {encoder.name} is {worker} on worker {socket.gethostname()}, but {driver} here; "
                 "install the same versions and weights on all machines"
             )
         return encoder
@@ -199,17 +201,18 @@ class _Encode:
         self._encoder: Encoder | None = None
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Encode those of some shards that are not there: a task may be repeated that was nearly done."""
+        """Encode the shards of a task that do not exist yet; a repeated task may have written some of them."""
         work: Sequence[ShardWork] = row["task"]
         try:
             self._encoder = self._encoder or self._load()
-            missing = [one for one in work if self._shards.read(one.number) is None]
+            missing = [shard for shard in work if self._shards.read(shard.number) is None]
             decoders = self._load.workers.decoders
             for _ in encode_shards(missing, self._shards, self._recipe, encoder=self._encoder, num_workers=decoders):
                 pass
         except InputError as error:
-            return {"shards": [], "pictures": 0, "error": str(error)}
-        return {"shards": [one.number for one in work], "pictures": sum(len(one.pictures) for one in work), "error": ""}
+            return {"shards": [], "images": 0, "error": str(error)}
+        images = sum(len(shard.pictures) for shard in work)
+        return {"shards": [shard.number for shard in work], "images": images, "error": ""}
 
 
 class _Score:
@@ -220,34 +223,34 @@ class _Score:
         torch.set_num_threads(1)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Score some shards."""
-        read = (self._features.read(shard) for shard in row["task"])
+        """Score the shards of a task."""
+        shards = (self._features.read(shard) for shard in row["task"])
         try:
-            found = collect(self._scorer(*shard) for shard in read)
+            scored = collect(self._scorer(*shard) for shard in shards)
         except InputError as error:
             return {"scored": [], "error": str(error)}
-        return {"scored": found, "error": ""}
+        return {"scored": scored, "error": ""}
 
 
 def last_line(text: str) -> str:
-    """Take the last line of what Ray says, which is the cause below a traceback."""
+    """Last line of an error of Ray: the cause, below a traceback."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1][:300] if lines else "it does not say why"
+    return lines[-1][:300] if lines else "no reason given"
 
 
 def _identity(encoder: Encoder) -> tuple[str, str]:
     return encoder.fingerprint, runtime_key(encoder)
 
 
-def _join(address: str | None) -> None:
-    # What Ray tells of its own working is no concern of a user's. Of a cluster that is started here this also empties the
-    # log files of Ray's own processes, unless the user sets the variable.
+def _connect(address: str | None) -> None:
+    # Users need no messages about Ray's internals. In a cluster that is started here, this also silences the log files of
+    # Ray's own processes, unless the user sets the variable.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     logging.getLogger("ray").setLevel(logging.ERROR)
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     try:
         if address and (at := re.fullmatch(r"\[?([^/]+?)\]?:(\d+)", address)):
-            # Ray would ask again and again for minutes.
+            # Ray would retry for minutes.
             socket.create_connection((at[1], int(at[2])), timeout=10).close()
         ray.init(address, include_dashboard=False, log_to_driver=False, logging_level="error")
     except (OSError, ValueError, RuntimeError) as error:
@@ -257,14 +260,14 @@ def _join(address: str | None) -> None:
         ) from error
 
 
-def _at_home(shards: ShardFolder) -> ShardFolder:
-    """Name a folder so that it is found from any other: workers are at home in folders of their own."""
+def _with_absolute_folder(shards: ShardFolder) -> ShardFolder:
+    """Make the path absolute, because workers have other working directories."""
     return replace(shards, folder=shards.folder.absolute())
 
 
-def _absolute(work: ShardWork) -> ShardWork:
-    here = ((Path(path).absolute() if isinstance(path, (str, Path)) else path, index) for path, index in work.pictures)
-    return replace(work, pictures=tuple(here))
+def _with_absolute_paths(work: ShardWork) -> ShardWork:
+    images = ((Path(path).absolute() if isinstance(path, (str, Path)) else path, index) for path, index in work.pictures)
+    return replace(work, pictures=tuple(images))
 
 
 def _groups(items: Iterable[Any], size: int) -> list[list[Any]]:
@@ -277,6 +280,6 @@ def _check_shared(shard: Path) -> None:
     while not shard.is_file():
         if time.monotonic() > deadline:
             raise InputError(
-                f"a worker wrote {str(shard)!r}, but it is not to be seen here; give a --store that all machines share"
+                f"a worker wrote {str(shard)!r}, but this machine does not see it; use a store that all machines share"
             )
         time.sleep(0.5)

@@ -1,7 +1,7 @@
-"""Label pictures on a cluster: a folder of Parquet files, a part at a time, in which nothing is done twice.
+"""Label images on a cluster, into a folder of Parquet files.
 
-A part holds a fixed range of the pictures and is written whole by whoever labelled it, so that a repeated task writes the
-same bytes and a run that was stopped goes on with the parts that are not there.
+A part (one Parquet file) holds a fixed range of the images and is written atomically by the worker that labelled it. A
+repeated task therefore writes the same bytes, and a run that was stopped resumes with the missing parts.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ from crossalign.reports.formats import first_change, settings_of, write_parquet
 from crossalign.store.files import write_whole
 from crossalign.store.shards import digest_of
 
-LEAST, MOST = 64, 1024
-"""Pictures a part: few, so that a worker that dies does little again, unless that made more than `PARTS` files."""
-PARTS = 10_000
+MIN_IMAGES, MAX_IMAGES = 64, 1024
+"""Images per part: few, so that a lost worker repeats little; more if there would be more than `MAX_PARTS` files."""
+MAX_PARTS = 10_000
 
-_ABOUT = "_crossalign.json"
-"""Readers of Parquet folders pass over names that begin so."""
-_PART = re.compile(r"part-(\d{6})-(\d{5})\.parquet")
-_DONE = re.compile(r"_done-(\d{6})")
-"""Says that a tar or a table, whose number of parts nobody knows beforehand, has them all."""
+SETTINGS_FILE = "_crossalign.json"
+"""Readers of Parquet folders ignore names that begin with an underscore."""
+PART_FILE = re.compile(r"part-(\d{6})-(\d{5})\.parquet")
+DONE_FILE = re.compile(r"_done-(\d{6})")
+"""Marks a tar or table as complete, because its number of parts is not known before it was read."""
 
 
-def label_pictures(
+def label_images(
     cluster: Cluster,
     classify: Classifier,
     addresses: Sequence[str],
@@ -52,39 +52,37 @@ def label_pictures(
     top_k: int = 3,
     progress: Progress = silent,
 ) -> tuple[int, int]:
-    """Label pictures into a folder of Parquet files, or go on with it.
+    """Label images into a folder of Parquet files, or resume an earlier run.
 
     Args:
-        cluster: who does it.
-        classify: how; its encoder's like is on every worker.
-        addresses: picture files, folders of them, tars, or tables with their bytes, as paths or URIs that all workers reach;
-            results hold absolute paths.
-        output: the folder, likewise; each part has the columns image, rank, label, score, probability and error.
-        top_k: labels a picture.
-        progress: shown meanwhile; it counts pictures, or tars and tables.
+        cluster: the cluster.
+        classify: the classifier; every worker loads the same encoder.
+        addresses: image files, folders of them, tars, or tables with encoded images, as paths or URIs that all workers can
+            read. Results have absolute paths.
+        output: path or URI of the folder; its files have the columns image, rank, label, score, probability and error.
+        top_k: labels per image.
+        progress: shown while images are labelled; it counts images, or tars and tables.
 
     Returns:
-        How many pictures there are, and how many of them could not be read.
+        Number of images, and number of images that could not be read.
 
     Raises:
-        InputError: there is nothing to label, the folder holds other labels, or something cannot be read or written.
+        InputError: there are no images, the folder was made with other settings, or a file cannot be read or written.
     """
-    # Workers are at home in folders of their own.
+    # Absolute paths, because workers have other working directories.
     files = find_files([address if is_remote(address) else os.path.abspath(address) for address in addresses])
-    everything = units_of(files, max(LEAST, min(MOST, len(files) // PARTS)))
+    units = units_of(files, max(MIN_IMAGES, min(MAX_IMAGES, len(files) // MAX_PARTS)))
     folder = PartFolder(output if is_remote(output) else os.path.abspath(output))
-    about = {**settings_of(classify, top_k), "list of pictures": digest_of({"files": files})}
-    folder.begin(about)
-    packed = everything[0].packed
+    folder.open({**settings_of(classify, top_k), "list of pictures": digest_of({"files": files})})
+    packed = units[0].packed
     done = folder.done() if packed else folder.parts().keys()
-    missing = [unit for unit in everything if unit.number not in done]
+    missing = [unit for unit in units if unit.number not in done]
     if missing:
-        stripped = copy(classify)
-        del stripped.encoder
-        arguments = (cluster.load_of_worker, stripped, folder, top_k)
-        with progress(
-            sum(len(unit.addresses) for unit in missing), f"{'files of pictures' if packed else 'pictures'} labelled"
-        ) as bar:
+        without_encoder = copy(classify)
+        del without_encoder.encoder
+        arguments = (cluster.load_of_worker, without_encoder, folder, top_k)
+        total = sum(len(unit.addresses) for unit in missing)
+        with progress(total, f"{'tars and tables' if packed else 'images'} labelled") as bar:
             for row in cluster.map(_Label, arguments, missing):
                 bar.update(int(row["files"]))
     return folder.count()
@@ -92,46 +90,46 @@ def label_pictures(
 
 @dataclass(frozen=True)
 class PartFolder:
-    """The parts of an output.
+    """An output folder.
 
     Attributes:
-        address: a path or URI.
+        address: its path or URI.
     """
 
     address: str
 
-    def begin(self, about: Mapping[str, Any]) -> None:
-        """Write down what decides the labels, or see that it is the same as before.
+    def open(self, settings: Mapping[str, Any]) -> None:
+        """Write the settings that decide the labels; if the folder has settings already, compare them.
 
         Raises:
-            InputError: it is not, or the folder holds something else, or cannot be written.
+            InputError: the settings differ, or the folder has other files, or cannot be written.
         """
-        content = json.dumps(about, indent=1).encode()
-        before = self._read(_ABOUT)
+        content = json.dumps(settings, indent=1).encode()
+        before = self._read(SETTINGS_FILE)
         if before is None:
             files, path = place(self.address)
-            if any(file.is_file for file in _inside(files, path)):
-                raise InputError(f"output {self.address!r} holds other files; name a new folder")
-            self.write(_ABOUT, content)
+            if any(file.is_file for file in _list(files, path)):
+                raise InputError(f"output {self.address!r} has other files in it; choose a new folder")
+            self.write(SETTINGS_FILE, content)
         elif name := first_change(json.loads(content), before):
             raise InputError(
-                f"output {self.address!r} was begun with another {name}; "
-                "give the command that began it, or name another --output"
+                f"output {self.address!r} was started with another {name}; "
+                "use the settings that started it, or choose another output"
             )
 
     def parts(self) -> dict[int, set[int]]:
-        """List the parts that are there, by unit."""
-        found: dict[int, set[int]] = {}
-        for unit, part in self._numbers(_PART):
-            found.setdefault(unit, set()).add(part)
-        return found
+        """Numbers of the existing parts, by unit."""
+        parts: dict[int, set[int]] = {}
+        for unit, part in self._numbers(PART_FILE):
+            parts.setdefault(unit, set()).add(part)
+        return parts
 
     def done(self) -> set[int]:
-        """List the tars and tables that have all their parts."""
-        return {unit for (unit,) in self._numbers(_DONE)}
+        """Numbers of the tars and tables that are complete."""
+        return {unit for (unit,) in self._numbers(DONE_FILE)}
 
     def write(self, name: str, content: bytes) -> None:
-        """Write a file whole.
+        """Write a file atomically.
 
         Raises:
             InputError: it cannot be written.
@@ -142,26 +140,26 @@ class PartFolder:
         files, path = place(self.address)
         try:
             files.create_dir(path)
-            # Object stores show an object when its stream is closed, and never a part of it.
+            # Object stores show an object only when its stream is closed.
             with files.open_output_stream(f"{path}/{name}") as stream:
                 stream.write(content)
         except OSError as error:
             raise InputError(
-                f"{self.address + '/' + name!r} cannot be written ({error}); free or name another place"
+                f"{self.address + '/' + name!r} cannot be written ({error}); free space or choose another output"
             ) from None
 
     def count(self) -> tuple[int, int]:
-        """Count pictures, and those without a label."""
+        """Number of images, and number of images that could not be read."""
         files, path = place(self.address)
-        names = [file.path for file in _inside(files, path) if _PART.fullmatch(file.base_name)]
+        names = [file.path for file in _list(files, path) if PART_FILE.fullmatch(file.base_name)]
         table = pyarrow.dataset.dataset(names, filesystem=files, format="parquet")
         failed = table.count_rows(filter=pyarrow.compute.field("error").is_valid())
         return failed + table.count_rows(filter=pyarrow.compute.field("rank") == 1), failed
 
     def _numbers(self, pattern: re.Pattern[str]) -> Iterator[tuple[int, ...]]:
         files, path = place(self.address)
-        found = (pattern.fullmatch(file.base_name) for file in _inside(files, path))
-        return (tuple(map(int, match.groups())) for match in found if match)
+        matches = (pattern.fullmatch(file.base_name) for file in _list(files, path))
+        return (tuple(map(int, match.groups())) for match in matches if match)
 
     def _read(self, name: str) -> bytes | None:
         files, path = place(self.address)
@@ -171,7 +169,7 @@ class PartFolder:
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise InputError(f"output {self.address!r} cannot be read ({error}); name another --output") from None
+            raise InputError(f"output {self.address!r} cannot be read ({error}); choose another output") from None
         return content
 
 
@@ -182,7 +180,7 @@ class _Label:
         self._load, self._classify, self._folder, self._top_k = load, classify, folder, top_k
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Label those parts of a unit that are not there."""
+        """Label the missing parts of a unit."""
         unit: Unit = row["task"]
         try:
             if not hasattr(self._classify, "encoder"):
@@ -196,25 +194,25 @@ class _Label:
         if not unit.packed:
             self._write(unit, 0, unit.pictures(lambda number: True))
             return
-        there = self._folder.parts().get(unit.number, set())
-        pictures = unit.pictures(lambda number: number // MOST not in there)
+        done = self._folder.parts().get(unit.number, set())
+        images = unit.pictures(lambda number: number // MAX_IMAGES not in done)
         for part in count():
-            these = list(islice(pictures, 1))
-            if not these:
+            first = list(islice(images, 1))
+            if not first:
                 break
-            rest = islice(pictures, MOST - 1)
-            if part in there:
+            rest = islice(images, MAX_IMAGES - 1)
+            if part in done:
                 deque(rest, maxlen=0)
             else:
-                self._write(unit, part, chain(these, rest))
+                self._write(unit, part, chain(first, rest))
         self._folder.write(f"_done-{unit.number:06d}", b"")
 
-    def _write(self, unit: Unit, part: int, pictures: Iterable[ImageLike | None]) -> None:
+    def _write(self, unit: Unit, part: int, images: Iterable[ImageLike | None]) -> None:
         content = io.BytesIO()
-        write_parquet(self._classify.stream((one for one in pictures if one is not None), self._top_k), content)
+        write_parquet(self._classify.stream((image for image in images if image is not None), self._top_k), content)
         self._folder.write(f"part-{unit.number:06d}-{part:05d}.parquet", content.getvalue())
 
 
-def _inside(files: Any, path: str) -> list[Any]:
-    found: list[Any] = files.get_file_info(pyarrow.fs.FileSelector(path, allow_not_found=True))
-    return found
+def _list(files: Any, path: str) -> list[Any]:
+    infos: list[Any] = files.get_file_info(pyarrow.fs.FileSelector(path, allow_not_found=True))
+    return infos

@@ -1,7 +1,7 @@
-"""The API on a Ray cluster: Ray Serve starts replicas, routes requests to them and replaces those that die.
+"""The API on a Ray cluster: Ray Serve starts replicas, routes requests to them and replaces lost replicas.
 
-Each replica is a whole server: the application that `crossalign serve` runs in one process, over an engine of its own. The
-engine encodes the requests of its replica together, so that `serve.batch` in front of it would only make them wait twice.
+Each replica runs the application of `crossalign serve` with its own engine. The engine encodes the requests of its replica
+in batches, so `serve.batch` is not needed.
 """
 
 from __future__ import annotations
@@ -25,9 +25,8 @@ from crossalign.errors import InputError
 
 try:
     from ray import serve
-    from ray.serve.context import _get_global_client
 except ImportError as error:
-    raise InputError(f"serving on a cluster needs {error.name} too; run `pip install 'crossalign[ray,serve]'`") from None
+    raise InputError(f"serving on a cluster needs {error.name}; run `pip install 'crossalign[ray,serve]'`") from None
 
 from crossalign.web.engine import BATCH, Engine, Limits
 from crossalign.web.guards import Access
@@ -36,24 +35,24 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
 
 NAME = "crossalign"
-"""Of the application in Ray Serve."""
-MISSED = 4
-"""Times in a row that the cluster does not answer before it is given up; its head may be started again."""
-ATTEMPTS = 3
-"""Of a replica to load its encoder."""
-BESIDES = 16
-"""Requests that a replica takes beyond its queue, so that it says by itself that it is full, and how it is."""
+"""Name of the application in Ray Serve."""
+MAX_MISSED_CHECKS = 4
+"""Failed checks in a row after which the cluster counts as ended; its head node may be restarting."""
+LOAD_ATTEMPTS = 3
+"""How often a replica tries to load its encoder."""
+EXTRA_REQUESTS = 16
+"""Requests that a replica accepts beyond its queue, so that it can itself answer that it is full, or report its state."""
 
 
 @dataclass(frozen=True)
 class Replica:
-    """How each replica is made; it is sent to them.
+    """Settings of a replica; pickled and sent to the workers.
 
     Attributes:
-        load: its encoder.
-        limits: of what it takes on.
-        labels: for requests that bring none.
-        access: who reaches it, and where.
+        load: loads the encoder.
+        limits: limits of requests.
+        labels: labels for requests without any.
+        access: who may use the API, and where.
     """
 
     load: LoadOfWorker
@@ -62,10 +61,10 @@ class Replica:
     access: Access = field(default_factory=Access)
 
     def app(self) -> FastAPI:
-        """Load the encoder and build the application, there.
+        """Load the encoder and build the application, on the worker.
 
         Raises:
-            InputError: the encoder is not there, or another one than the driver's.
+            InputError: the encoder cannot be loaded, or differs from the driver's.
         """
         from crossalign.web.api import create_app
 
@@ -75,33 +74,33 @@ class Replica:
 
 @contextmanager
 def deployed(cluster: Cluster, replica: Replica, host: str, port: int) -> Iterator[int]:
-    """Serve the API on a cluster for as long as the block takes; one that was left there before is replaced.
+    """Serve the API on a cluster until the block ends; an application left by an earlier run is replaced.
 
     Args:
-        cluster: whose workers the replicas are.
-        replica: what each is.
-        host, port: where the cluster's head node listens; port 0 takes a free one.
+        cluster: the cluster; its workers run the replicas.
+        replica: settings of the replicas.
+        host, port: where the cluster's head node listens; port 0 chooses a free one.
 
     Yields:
         The port, once the API answers.
 
     Raises:
-        InputError: it cannot listen there, or no replica can be started.
+        InputError: the head node cannot listen there, or no replica can be started.
     """
-    reach = _reach(host)
-    port = _start(host, port)
+    reach = _reachable_address(host)
+    port = _start(host, port, reach)
     try:
         try:
             target = serve.RunTarget(_application(cluster, replica), NAME, "/")
-            # Not until all replicas run: the cluster may have no room for all of them yet.
+            # Without waiting for all replicas: the cluster may not have room for all of them yet.
             serve.run_many([target], wait_for_applications_running=False)
         except (ValueError, RuntimeError, ray.exceptions.RayError) as error:
             raise InputError(f"Ray Serve cannot deploy the API ({last_line(str(error))}); see `serve status`") from error
         _wait_until_it_answers(reach, port, replica.access.login)
         yield port
     finally:
-        # Ray would wait a minute for a cluster that has ended before, and then end this process without a word.
-        if _cluster_is_there():
+        # If the cluster has ended already, Ray would wait a minute and then end this process without a message.
+        if _cluster_answers():
             if serve.status().applications.keys() <= {NAME}:
                 serve.shutdown()
             else:
@@ -109,20 +108,22 @@ def deployed(cluster: Cluster, replica: Replica, host: str, port: int) -> Iterat
 
 
 def watch() -> NoReturn:
-    """Wait for as long as the cluster is there.
+    """Wait until the cluster ends.
 
     Raises:
         InputError: it has ended.
     """
     missed = 0
-    while missed < MISSED:
+    while missed < MAX_MISSED_CHECKS:
         time.sleep(5)
-        missed = 0 if _cluster_is_there() else missed + 1
+        missed = 0 if _cluster_answers() else missed + 1
     address = ray.get_runtime_context().gcs_address
-    raise InputError(f"the Ray cluster at {address} has ended, and the API with it; start it again, then this")
+    raise InputError(
+        f"the Ray cluster at {address} has ended, and with it the API; start the cluster again, then this command"
+    )
 
 
-def _cluster_is_there() -> bool:
+def _cluster_answers() -> bool:
     host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
     try:
         socket.create_connection((host.strip("[]"), int(port)), 5).close()
@@ -138,14 +139,14 @@ def _application(cluster: Cluster, replica: Replica) -> Any:
     workers = cluster.workers
     scaling: dict[str, Any] = {"num_replicas": workers.count}
     if workers.count is None:
-        # A GPU is filled by several pictures at once, a core by one beside one that is being cut.
+        # A GPU needs several images at once; a core needs one to encode while the next is cropped.
         scaling = {"num_replicas": "auto", "autoscaling_config": {"target_ongoing_requests": BATCH if workers.gpus else 2}}
     deployment = serve.deployment(
         serve.ingress(build)(),
         name="api",
         ray_actor_options={"num_cpus": workers.cpus, "num_gpus": workers.gpus},
-        max_ongoing_requests=replica.limits.queue + BESIDES,
-        max_constructor_retry_count=ATTEMPTS,
+        max_ongoing_requests=replica.limits.queue + EXTRA_REQUESTS,
+        max_constructor_retry_count=LOAD_ATTEMPTS,
         graceful_shutdown_wait_loop_s=0.5,
         logging_config={"enable_access_log": False, "log_level": "WARNING"},
         **scaling,
@@ -153,36 +154,33 @@ def _application(cluster: Cluster, replica: Replica) -> Any:
     return deployment.bind()
 
 
-def _reach(host: str) -> str:
-    """Say at which address this process reaches what listens on the head node."""
+def _reachable_address(host: str) -> str:
+    """Address at which this process can connect to `host` on the head node."""
     head = next(node for node in ray.nodes() if node["Alive"] and "node:__internal_head__" in node["Resources"])
     local = ray.get_runtime_context().get_node_id() == head["NodeID"]
     try:
         address = ipaddress.ip_address(socket.gethostbyname(host) if ":" not in host else host)
     except (OSError, ValueError):
-        raise InputError(f"cannot listen on {host!r} (no such address); choose another --host") from None
+        raise InputError(f"cannot listen on {host!r} (no such address); choose another host") from None
     if address.is_loopback and not local:
         raise InputError(
-            f"on {host} the API would be heard on the cluster's head node {head['NodeManagerAddress']} alone, and this is "
-            "another; run it there, or let other machines in by --host 0.0.0.0"
+            f"on {host} only the cluster's head node {head['NodeManagerAddress']} could reach the API, and this is another "
+            "machine; run the command there, or allow other machines with host 0.0.0.0"
         )
     if not address.is_unspecified:
         return str(address)
     return "127.0.0.1" if local else str(head["NodeManagerAddress"])
 
 
-def _start(host: str, port: int) -> int:
-    """Have Ray Serve listen, and say where."""
-    # Its account of starts and stops stands in its log files.
+def _start(host: str, port: int, reach: str) -> int:
+    """Start Ray Serve, and return its port; if it runs already, it must be at this host and port."""
+    # Its messages about starts and stops are in its log files.
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
-    # No public call tells the port of one that runs.
-    running = _get_global_client(raise_if_no_controller_running=False)
-    if running is not None:
-        there = running.http_config
-        if (there.host, there.port) != (host, port):
+    if serve.status().proxies:
+        if not _serve_listens(reach, port):
             raise InputError(
-                f"Ray Serve runs on this cluster already, at {there.host}, port {there.port}; give these as --host and "
-                "--port, or end it by `serve shutdown`"
+                f"Ray Serve runs on this cluster already, but not at {host!r}, port {port}; use its host and port, or end "
+                "it with `serve shutdown`"
             )
         return port
     try:
@@ -190,27 +188,38 @@ def _start(host: str, port: int) -> int:
             free.bind((host, port))
             port = int(free.getsockname()[1])
     except OSError as error:
-        raise InputError(
-            f"cannot listen on {host!r}, port {port} ({error.strerror}); choose another --port or --host"
-        ) from None
+        raise InputError(f"cannot listen on {host!r}, port {port} ({error.strerror}); choose another port or host") from None
     try:
-        # One place that listens is one address; replicas are on all nodes.
+        # The head node alone listens, so that there is one address; replicas run on all nodes.
         serve.start("HeadOnly", {"host": host, "port": port}, logging_config={"log_level": "WARNING"})
     except (TimeoutError, RuntimeError, ray.exceptions.RayError) as error:
         raise InputError(f"Ray Serve cannot listen on {host!r}, port {port} ({last_line(str(error))})") from error
     return port
 
 
+def _serve_listens(host: str, port: int) -> bool:
+    """Whether a proxy of Ray Serve answers at an address; /-/healthz is its public health check."""
+    connection = http.client.HTTPConnection(host, port, timeout=10)
+    try:
+        connection.request("GET", "/-/healthz")
+        return connection.getresponse().status == 200
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
 def _wait_until_it_answers(host: str, port: int, login: tuple[str, str] | None) -> None:
     headers = {"Authorization": "Basic " + base64.b64encode(":".join(login).encode()).decode()} if login else {}
     while True:
         application = serve.status().applications[NAME]
-        said = "\n".join([application.message, *(each.message for each in application.deployments.values())])
-        if found := re.search(r"InputError: (.*)", said):
-            raise InputError(found[1])
+        messages = [application.message, *(deployment.message for deployment in application.deployments.values())]
+        message = "\n".join(messages)
+        if refusal := re.search(r"InputError: (.*)", message):
+            raise InputError(refusal[1])
         if application.status == "DEPLOY_FAILED":
-            raise InputError(f"no replica could be started ({last_line(said)}); see Ray's log files")
-        # Requests for replicas that never come would wait for them.
+            raise InputError(f"no replica could be started ({last_line(message)}); see Ray's log files")
+        # A timeout, because a request waits as long as there is no replica.
         connection = http.client.HTTPConnection(host, port, timeout=3)
         try:
             connection.request("GET", "/v1/health", headers=headers)

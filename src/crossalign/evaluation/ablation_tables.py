@@ -1,15 +1,14 @@
-"""An ablation as tables: short ones for people, and one row a cell for programs."""
+"""An ablation as tables: summary tables for people, and one row per cell for programs."""
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Sequence
 
 from tabulate import tabulate
 
 from crossalign.evaluation.ablation import Ablation, Cell, Setting
+from crossalign.evaluation.tables import csv_table, p_value, signed
 
 FORMATS = ("md", "csv", "json")
 WEIGHTINGS = {
@@ -18,7 +17,7 @@ WEIGHTINGS = {
     (False, True): "text weights alone",
     (False, False): "no weights",
 }
-"""By whether views and texts are weighed."""
+"""By (view weights on, text weights on)."""
 COLUMNS = (
     "method",
     "weights",
@@ -34,71 +33,71 @@ COLUMNS = (
 
 
 def ablation_file(ablation: Ablation, format: str) -> str:
-    """Write an ablation in one of `FORMATS`: "md" `ablation_text` and every cell, "csv" the cells, "json" all there is."""
+    """Format an ablation as "md" (`ablation_text` and a table of all cells), "csv" (all cells) or "json" (everything)."""
     if format == "json":
         return json.dumps(ablation.to_dict(), indent=2, ensure_ascii=False) + "\n"
-    cells = [row(cell) for cell in every_cell(ablation)]
+    cells = [row(cell) for cell in all_cells(ablation)]
     if format == "csv":
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows([COLUMNS, *cells])
-        return text.getvalue()
-    return f"{ablation_text(ablation)}\n\n## Every cell\n\n{_table(cells, COLUMNS)}\n"
+        return csv_table(COLUMNS, cells)
+    return f"{ablation_text(ablation)}\n\n## All cells\n\n{_table(cells, COLUMNS)}\n"
 
 
 def ablation_text(ablation: Ablation) -> str:
-    """Lay out the grid with the numbers of views as columns, a table a crop scale and form, and below it the controls."""
-    done, full = ablation.done, ablation.full
+    """Format the grid as one table per crop scale and form, with the numbers of views as columns; then the controls."""
+    evaluation, full = ablation.evaluation, ablation.full
     parts = [
-        f"Full method: {full.name}; {done.dataset.name}, {len(done.dataset.paths)} pictures, {done.encoder.name}. "
-        "Each view is used once, without re-draws; n views are the first n of the longest list."
+        f"Full method: {full.name}; {evaluation.dataset.name}, {len(evaluation.dataset.paths)} images, "
+        f"{evaluation.encoder.name}. Each view is used once, without resampled runs; n views are the first n of all views."
     ]
     for (scale, form), cells in groups(ablation).items():
-        parts.append(f"Top-1 %, views of {_scale(scale)} of the shorter side, form {form}:")
-        parts.append(_pivot(cells, full))
+        parts.append(f"Top-1 %, crops of {_scale(scale)} of the shorter side, form {form}:")
+        parts.append(_by_number_of_views(cells, full))
     parts.append(_legend(ablation))
     if ablation.controls:
         parts.append("Prompts:")
         rows = [row(cell) for cell in ablation.controls]
-        parts.append(_table([[of[0], *of[5:]] for of in rows], [COLUMNS[0], *COLUMNS[5:]]))
+        parts.append(_table([[cells[0], *cells[5:]] for cells in rows], [COLUMNS[0], *COLUMNS[5:]]))
     return "\n\n".join(parts)
 
 
 def groups(ablation: Ablation) -> dict[tuple[tuple[float, float], str], list[Cell]]:
-    """Sort the grid by crop scale and form."""
-    found: dict[tuple[tuple[float, float], str], list[Cell]] = {}
+    """Group the cells of the grid by crop scale and form."""
+    cells: dict[tuple[tuple[float, float], str], list[Cell]] = {}
     for cell in ablation.cells:
-        found.setdefault((cell.setting.crop_scale, cell.setting.form), []).append(cell)
-    return found
+        cells.setdefault((cell.setting.crop_scale, cell.setting.form), []).append(cell)
+    return cells
 
 
 def weighting(setting: Setting) -> str:
-    """Say what is weighed."""
+    """Which weights are on, in words."""
     return WEIGHTINGS[setting.view_weights, setting.text_weights]
 
 
-def every_cell(ablation: Ablation) -> list[Cell]:
-    """List grid and controls, the full method once."""
+def all_cells(ablation: Ablation) -> list[Cell]:
+    """Grid and controls; the full method comes once."""
     return list({cell.setting: cell for cell in (*ablation.cells, *ablation.controls)}.values())
 
 
 def row(cell: Cell) -> list[str]:
-    """Write a cell under `COLUMNS`."""
-    setting, found = cell.setting, cell.comparison
+    """Format a cell, by `COLUMNS`."""
+    setting, comparison = cell.setting, cell.comparison
     return [
         setting.method,
         weighting(setting),
-        str(setting.views) if setting.views else "whole image",
+        str(setting.views) if setting.views else "global view",
         _scale(setting.crop_scale) if setting.views else "",
         setting.form,
         setting.prompts,
         f"{cell.top1:.2f}",
         "{:.2f} to {:.2f}".format(*cell.interval),
-        f"{_signed(found.difference)} ({_signed(found.low)} to {_signed(found.high)})" if found else "",
-        ("< 0.0001" if found.p_holm < 0.0001 else f"{found.p_holm:.2g}") if found else "",
+        f"{signed(comparison.difference, 2)} ({signed(comparison.low, 2)} to {signed(comparison.high, 2)})"
+        if comparison
+        else "",
+        p_value(comparison.p_holm) if comparison else "",
     ]
 
 
-def _pivot(cells: Sequence[Cell], full: Setting) -> str:
+def _by_number_of_views(cells: Sequence[Cell], full: Setting) -> str:
     counts = list(dict.fromkeys(cell.setting.views for cell in cells))
     rows: dict[str, list[str]] = {}
     for cell in cells:
@@ -110,10 +109,10 @@ def _pivot(cells: Sequence[Cell], full: Setting) -> str:
 
 
 def _legend(ablation: Ablation) -> str:
-    cells = every_cell(ablation)
+    cells = all_cells(ablation)
     width = max((cell.interval[1] - cell.interval[0]) / 2 for cell in cells)
     legend = (
-        f"**bold**: the full method. The 95 % intervals (Wilson, over pictures) reach up to {width:.1f} points either way."
+        f"**bold**: the full method. The 95 % intervals (Wilson, over images) reach at most {width:.1f} points to each side."
     )
     if any(cell.comparison and cell.comparison.significant for cell in ablation.cells):
         legend += (
@@ -123,11 +122,6 @@ def _legend(ablation: Ablation) -> str:
     else:
         legend += " None of these differs significantly from it (exact McNemar test, p < 0.05 after Holm's correction)."
     return legend
-
-
-def _signed(points: float) -> str:
-    # Adding zero takes the sign from what was rounded to it.
-    return f"{round(points, 2) + 0.0:+.2f}"
 
 
 def _scale(scale: tuple[float, float]) -> str:

@@ -258,13 +258,13 @@ def evaluate(
         encode = partial(text_features, encoder=encoder, store=store)
         return text_features_of(row.method, inputs, encode, score_config, budget=budget)
 
-    with _timed(done, "texts"):
+    with timed(done, "texts"):
         texts = {row.method: texts_of(row) for row in [*rows, *together]}
     encoded: dict[Recipe, ImageFeatures] = {}
 
     def features_of(recipe: Recipe) -> ImageFeatures:
         if recipe not in encoded:
-            with _timed(done, "views"):
+            with timed(done, "views"):
                 encoded[recipe] = image_features(
                     dataset,
                     encoder,
@@ -293,7 +293,7 @@ def evaluate(
                 dataset.indices,
                 calibration=calibration and fresh == seed,
             )
-            with _timed(done, "scoring"), progress(features.images, "images scored") as bar:
+            with timed(done, "scoring"), progress(features.images, "images scored") as bar:
                 if executor:
                     results = collect(executor.score(features, scorer), bar.update)
                 else:
@@ -306,7 +306,7 @@ def evaluate(
     if together:
         (recipe, *_) = by_recipe([*rows, *together])
         features = features_of(recipe)
-        with _timed(done, "transduction"):
+        with timed(done, "transduction"):
             done.transductive = score_together(
                 features, [(row, texts[row.method]) for row in together], labels, score_config, progress=progress
             )
@@ -366,7 +366,8 @@ def dataset_prompts(
 
 
 @contextmanager
-def _timed(done: Evaluation, stage: str) -> Iterator[None]:
+def timed(done: Evaluation, stage: str) -> Iterator[None]:
+    """Add the time of the block to a stage of the evaluation's timing."""
     start = time.perf_counter()
     yield
     done.timing[stage] = round(done.timing.get(stage, 0.0) + time.perf_counter() - start, 3)

@@ -1,4 +1,4 @@
-"""How sure an accuracy is, how sure a difference is, and how far a probability can be believed."""
+"""Confidence intervals, tests between methods, and calibration."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ Array = np.ndarray[Any, np.dtype[Any]]
 RESAMPLES = 10_000
 ALPHA = 0.05
 BINS = 15
-DRAWN_AT_ONCE = 1 << 22
-"""Counts drawn together by a bootstrap, so that its memory does not grow with the pictures."""
+COUNTS_PER_BATCH = 1 << 22
+"""Counts that a bootstrap draws at a time; it bounds the memory."""
 
 
 def wilson_interval(correct: float, total: int, z: float = 1.959963984540054) -> tuple[float, float]:
-    """Wilson's score interval of a share (Wilson, JASA 1927), 95 % by default.
+    """Wilson's score interval of a proportion (Wilson, JASA 1927), 95 % by default.
 
     Args:
-        correct: how many were right; a mean over runs need not be whole.
-        total: of how many.
-        z: the normal quantile of the coverage.
+        correct: number of correct answers; a fraction if it is a mean over runs.
+        total: number of answers.
+        z: quantile of the normal distribution for the coverage.
 
     Returns:
         (low, high) in [0, 1].
@@ -39,18 +39,18 @@ def wilson_interval(correct: float, total: int, z: float = 1.959963984540054) ->
 
 
 def two_level_interval(values: Array, resamples: int = RESAMPLES, seed: int = 0) -> tuple[float, float, float]:
-    """Mean with its 95 % bootstrap interval (Efron's percentiles) over pictures and over seeds.
+    """Mean and its 95 % bootstrap interval (Efron's percentiles) over images and over crop seeds.
 
-    Each resample draws S seeds and, apart from them, N pictures, both with replacement, and takes the mean of the drawn
-    rows and columns. So the interval holds for other pictures seen through other crops, not only for these crops.
+    Each resample takes N images and, independently, S seeds, both with replacement, and averages the values of these
+    images under these seeds. The interval therefore covers both sources of variance: other images and other crops.
 
     Args:
-        values: (N, S) one row a picture, one column a seed; or (N,), which is one seed and the usual bootstrap.
-        resamples: how often that is done.
-        seed: of those draws.
+        values: (N, S), one row per image and one column per seed; or (N,) for one seed, the usual bootstrap.
+        resamples: number of resamples.
+        seed: seed of the resampling.
 
     Returns:
-        (mean, low, high). It depends on neither the order of the pictures nor, beyond the draws' noise, of the seeds.
+        (mean, low, high). The order of the images does not matter.
 
     Raises:
         ValueError: there are no values.
@@ -61,53 +61,55 @@ def two_level_interval(values: Array, resamples: int = RESAMPLES, seed: int = 0)
     values = values.reshape(len(values), -1)
     mean = float(values.mean())
     if mean < 0:
-        # Drawn on one side only, an interval turns exactly with its sign.
+        # Swapping the two methods of a comparison must give exactly the negative interval.
         _, low, high = two_level_interval(-values, resamples, seed)
         return mean, -high, -low
-    # Equal rows stand together: how often each kind of row is drawn is multinomial, and there are few kinds.
+    # Few rows are distinct, and how often a resample takes each distinct row is multinomial. For 50,000 images and 10,000
+    # resamples this takes about 0.1 s per seed; drawing the indices of all images takes about 30 s.
     rows, counts = np.unique(values.round(12), axis=0, return_counts=True)
     seeds = values.shape[1]
     generator = np.random.Generator(np.random.PCG64(seed))
-    picks = generator.multinomial(seeds, np.full(seeds, 1 / seeds), size=resamples)
-    picks, repeats = np.unique(picks, axis=0, return_counts=True)
+    seed_counts = generator.multinomial(seeds, np.full(seeds, 1 / seeds), size=resamples)
+    seed_counts, repeats = np.unique(seed_counts, axis=0, return_counts=True)
     means = [
-        _resampled_means(rows @ pick / seeds, counts, repeat, generator) for pick, repeat in zip(picks, repeats, strict=True)
+        _resampled_means(rows @ weights / seeds, counts, repeat, generator)
+        for weights, repeat in zip(seed_counts, repeats, strict=True)
     ]
     low, high = np.quantile(np.concatenate(means), [0.025, 0.975])
     return mean, float(low), float(high)
 
 
 def paired_interval(first: Array, second: Array, resamples: int = RESAMPLES, seed: int = 0) -> tuple[float, float, float]:
-    """Mean difference of two methods on the same pictures, with its 95 % bootstrap interval.
+    """Mean difference of two methods on the same images, with its 95 % bootstrap interval.
 
     Args:
-        first, second: (N,) how often each method was right on each picture, in [0, 1]; or (N, S) by seed of the crops,
-            where a method that looks at no crops may give (N, 1).
-        resamples: how many samples of the N pictures (and S seeds) are drawn, with replacement.
-        seed: of those draws.
+        first, second: (N,), the share of runs in which each method was right on each image; or (N, S), with one column
+            per crop seed. A method that uses no local views may give (N, 1).
+        resamples, seed: as for `two_level_interval`.
 
     Returns:
         (difference, low, high) of second minus first.
 
     Raises:
-        ValueError: the numbers of pictures differ or are zero.
+        ValueError: the numbers of images differ or are zero.
     """
     if len(first) != len(second) or len(first) == 0:
-        raise ValueError(f"paired methods need the same pictures, but there are {len(first)} and {len(second)}")
-    one, other = (np.asarray(array, dtype=float).reshape(len(array), -1) for array in (first, second))
-    return two_level_interval(other - one, resamples, seed)
+        raise ValueError(f"paired methods need the same images, but their numbers are {len(first)} and {len(second)}")
+    first, second = (np.asarray(array, dtype=float).reshape(len(array), -1) for array in (first, second))
+    return two_level_interval(second - first, resamples, seed)
 
 
 def mcnemar(first: Array, second: Array) -> float:
-    """Two-sided exact McNemar test (McNemar, Psychometrika 1947): are two methods equally often right?
+    """Two-sided exact McNemar test (McNemar, Psychometrika 1947): do two methods have the same accuracy?
 
-    Of the pictures that only one of the two has right, each has them in half the cases if they are equally good: a binomial.
+    It counts the images that exactly one method classifies correctly. If both methods are equally good, the number of these
+    that the first one classifies correctly is binomial with probability 1/2.
 
     Args:
-        first, second: (N,) bool, whether each method is right on each picture.
+        first, second: (N,) bool, whether each method is right on each image.
 
     Returns:
-        The p value; 1 if they are right on the same pictures.
+        The p value; 1 if both methods are right on the same images.
     """
     first, second = np.asarray(first, dtype=bool), np.asarray(second, dtype=bool)
     only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
@@ -115,9 +117,9 @@ def mcnemar(first: Array, second: Array) -> float:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Correct p values for their number (Holm, Scandinavian Journal of Statistics 1979), in the order given.
+    """Correct p values for multiple tests (Holm, Scandinavian Journal of Statistics 1979); keeps their order.
 
-    Rejecting those below alpha holds the chance of any false rejection among them below alpha.
+    If the tests with a corrected p below alpha are rejected, the probability of one or more false rejections is below alpha.
     """
     order = np.argsort(p_values, kind="stable")
     factors = np.arange(len(p_values), 0, -1)
@@ -128,14 +130,14 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two methods on the same pictures.
+    """Two methods compared on the same images.
 
     Attributes:
-        first, second: the methods.
-        difference, low, high: second minus first in percentage points, with its 95 % bootstrap interval.
-        p: of the exact McNemar test.
-        p_holm: the same after Holm, over all comparisons made together.
-        significant: p_holm is below 0.05 and the interval lies on one side of zero.
+        first, second: names of the methods.
+        difference, low, high: accuracy of second minus first in percentage points, with its 95 % bootstrap interval.
+        p: p value of the exact McNemar test.
+        p_holm: p after Holm's correction over all comparisons of the table.
+        significant: whether p_holm is below 0.05 and the interval does not include zero.
     """
 
     first: str
@@ -149,37 +151,35 @@ class Comparison:
 
 
 def compare(right: Mapping[str, Array], pairs: Sequence[tuple[str, str]]) -> list[Comparison]:
-    """Compare pairs of methods; Holm's correction is over exactly these pairs.
+    """Compare pairs of methods, with Holm's correction over these pairs.
 
-    The difference and its interval are of the mean over runs. McNemar's test wants one answer a picture: a method with
-    several runs has a picture right if more than half of all its runs have.
+    The difference and its interval are those of the mean over runs. McNemar's test needs one answer per image: a method with
+    several runs counts as right on an image if more than half of all its runs are.
 
     Args:
-        right: by method (N, S, R) bool, by picture, seed of the crops and run; S and R may differ between methods if one
-            of them is 1.
-        pairs: (first, second).
+        right: for each method (N, S, R) bool, whether it is right on each image, for each crop seed and run. S and R of two
+            methods may differ if one of them is 1.
+        pairs: names (first, second).
     """
     means = {name: np.asarray(hits).mean(axis=2) for name, hits in right.items()}
     majority = {name: np.asarray(hits).mean(axis=(1, 2)) > 0.5 for name, hits in right.items()}
     raw = [mcnemar(majority[first], majority[second]) for first, second in pairs]
-    done = []
+    comparisons = []
     for (first, second), p, p_holm in zip(pairs, raw, holm(raw), strict=True):
         difference, low, high = (100 * value for value in paired_interval(means[first], means[second]))
-        done.append(Comparison(first, second, difference, low, high, p, p_holm, p_holm < ALPHA and low * high > 0))
-    return done
+        comparisons.append(Comparison(first, second, difference, low, high, p, p_holm, p_holm < ALPHA and low * high > 0))
+    return comparisons
 
 
 def paper_pairs(top1: Mapping[str, float], reference: str = "clip") -> list[tuple[str, str]]:
-    """Choose what a table of methods claims: each method against the reference, and the best against the runner-up.
-
-    The best is not tested against all others: of those it beats, the runner-up is the hardest.
+    """Pairs that a table of methods compares: each method with the reference, and the best with the second best.
 
     Args:
-        top1: accuracy by method.
-        reference: the method that all are measured against, if it is there.
+        top1: accuracy of each method.
+        reference: the method that the others are compared with, if it is among them.
 
     Returns:
-        (first, second) each; the better one of the last pair is its second.
+        Pairs (first, second); in the last one, second is the best method.
     """
     pairs = [(reference, name) for name in top1 if name != reference] if reference in top1 else []
     best, *others = sorted(top1, key=lambda name: -top1[name])
@@ -189,49 +189,55 @@ def paper_pairs(top1: Mapping[str, float], reference: str = "clip") -> list[tupl
 
 
 def split_sigma(accuracies: Array) -> tuple[float | None, float | None]:
-    """Tell the noise of re-drawing the same crops from the noise of cutting new ones.
+    """Standard deviation over resampled runs, and standard deviation over crop seeds.
 
     Args:
-        accuracies: (S, R) by seed of the crops and run.
+        accuracies: (S, R), one row per crop seed and one column per resampled run.
 
     Returns:
-        (re-draw, fresh-crop): the standard deviation over a seed's R runs (root mean square over seeds), as the released
-        program reports it for its one seed; and the standard deviation over seeds of a seed's mean. None where there is
-        only one run or one seed.
+        (over runs, over seeds). The first is the standard deviation over the R runs of a seed (root mean square over
+        seeds); the released program reports it for one seed. The second is the standard deviation over seeds of the mean
+        of a seed's runs. None if there is only one run, or only one seed.
     """
     seeds, runs = accuracies.shape
-    redraw = math.sqrt(accuracies.var(axis=1, ddof=1).mean()) if runs > 1 else None
-    fresh = float(accuracies.mean(axis=1).std(ddof=1)) if seeds > 1 else None
-    return redraw, fresh
+    over_runs = math.sqrt(accuracies.var(axis=1, ddof=1).mean()) if runs > 1 else None
+    over_seeds = float(accuracies.mean(axis=1).std(ddof=1)) if seeds > 1 else None
+    return over_runs, over_seeds
 
 
 def per_class_accuracy(right: Array, labels: Array) -> float:
-    """Mean over classes of each class's accuracy; (N,) in [0, 1] and (N,); classes without pictures are left out."""
-    _, owner = np.unique(labels, return_inverse=True)
-    return float((np.bincount(owner, np.asarray(right, dtype=float)) / np.bincount(owner)).mean())
+    """Mean of the accuracies per class; classes without images are left out.
+
+    Args:
+        right: (N,) in [0, 1], the share of runs that are right on each image.
+        labels: (N,) true classes.
+    """
+    _, classes = np.unique(labels, return_inverse=True)
+    return float((np.bincount(classes, np.asarray(right, dtype=float)) / np.bincount(classes)).mean())
 
 
 def expected_calibration_error(confidence: Array, right: Array, bins: int = BINS) -> float:
-    """Mean gap between confidence and accuracy, over equal bins of confidence (Guo et al., ICML 2017, equation 3).
+    """Mean gap between confidence and accuracy over bins of equal width (Guo et al., ICML 2017, equation 3).
 
     Args:
-        confidence: (N,) probability of the answer, in [0, 1].
-        right: (N,) bool, whether it is the true one.
-        bins: how many; each is open below and closed above.
+        confidence: (N,) probability of the predicted class, in [0, 1].
+        right: (N,) bool, whether the prediction is right.
+        bins: number of bins; a bin includes its upper end, not its lower one.
     """
-    inside = np.clip(np.ceil(np.asarray(confidence) * bins).astype(int) - 1, 0, bins - 1)
-    gaps = np.bincount(inside, np.asarray(confidence, dtype=float) - np.asarray(right, dtype=float), bins)
-    return float(np.abs(gaps).sum() / len(inside))
+    bin_of_image = np.clip(np.ceil(np.asarray(confidence) * bins).astype(int) - 1, 0, bins - 1)
+    gaps = np.bincount(bin_of_image, np.asarray(confidence, dtype=float) - np.asarray(right, dtype=float), bins)
+    return float(np.abs(gaps).sum() / len(bin_of_image))
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """How far a method's probabilities can be believed, and the temperature that mends them.
+    """Calibration of a method's probabilities, and the temperature that improves it.
 
     Attributes:
-        ece: expected calibration error of softmax(logit_scale * score), all pictures.
-        temperature: T of softmax(logit_scale * score / T) with the least negative log-likelihood on the even half.
-        ece_before, ece_after: on the odd half, without and with that temperature.
+        ece: expected calibration error of softmax(logit_scale * score) on all images.
+        temperature: the T of softmax(logit_scale * score / T) that minimises the negative log-likelihood on the images with
+            even index.
+        ece_before, ece_after: expected calibration error on the images with odd index, without and with this T.
     """
 
     ece: float
@@ -241,47 +247,46 @@ class Calibration:
 
 
 FACTORS = 2.0 ** np.arange(-6, 6.25, 0.5)
-"""Factors f = 1/T of the logits at which each picture's log-sum is kept: T from 1/64 to 64."""
+"""Factors f = 1/T of the logits at which the log-sum of each image is stored: T from 1/64 to 64."""
 
 
 def calibrate(log_sums: Array, gaps: Array, right: Array) -> Calibration:
-    """Fit a temperature (Guo et al., ICML 2017, section 4.2) from what was kept of each picture's scores.
+    """Fit a temperature (Guo et al., ICML 2017, section 4.2) on the images with even index; measure on the others.
 
-    With z_c the logits minus the greatest, a picture's negative log-likelihood at factor f is log sum_c exp(f z_c) - f z_y.
-    The log-sum is smooth in log f, so that a cubic spline through a few factors stands for all C scores.
+    Let z_c be the logits minus their maximum. The negative log-likelihood of an image at factor f is
+    log sum_c exp(f z_c) - f z_y. The log-sum is a smooth function of log f, so a cubic spline through its values at F
+    factors replaces all C logits: 25 numbers per image instead of 1000 for ImageNet.
 
     Args:
-        log_sums: (N, F) log sum_c exp(f z_c) at each of `FACTORS`.
-        gaps: (N,) -z_y, what the true class is short of the greatest.
-        right: (N,) bool.
-
-    The temperature is fitted on the pictures at places 0, 2, 4, ... of the dataset and measured at 1, 3, 5, ...
+        log_sums: (N, F), log sum_c exp(f z_c) at each of `FACTORS`.
+        gaps: (N,), -z_y: the maximum logit minus the logit of the true class.
+        right: (N,) bool, whether the prediction is right.
 
     Raises:
-        ValueError: fewer than two pictures.
+        ValueError: there are fewer than two images.
     """
     if len(gaps) < 2:
-        raise ValueError(f"a held-out half needs two or more pictures, but there are {len(gaps)}")
+        raise ValueError(f"a held-out half needs two or more images, but there are {len(gaps)}")
     grid = np.log2(FACTORS)
-    mean, gap = CubicSpline(grid, log_sums[::2].mean(axis=0)), float(gaps[::2].mean())
-    found = minimize_scalar(lambda u: mean(u) + 2**u * gap, bounds=(grid[0], grid[-1]), method="bounded")
-    # A probability is at least one over the number of classes, and the sums at the least factor know it.
-    confidence = np.exp(-CubicSpline(grid, log_sums, axis=1)([0.0, found.x])).clip(0, 1)
+    mean_log_sum, mean_gap = CubicSpline(grid, log_sums[::2].mean(axis=0)), float(gaps[::2].mean())
+    best = minimize_scalar(lambda u: mean_log_sum(u) + 2**u * mean_gap, bounds=(grid[0], grid[-1]), method="bounded")
+    # The maximum logit is 0 after subtraction, so that the probability of the prediction is exp(-log-sum).
+    confidence = np.exp(-CubicSpline(grid, log_sums, axis=1)([0.0, best.x])).clip(0, 1)
     return Calibration(
         ece=expected_calibration_error(confidence[:, 0], right),
-        temperature=float(2**-found.x),
+        temperature=float(2**-best.x),
         ece_before=expected_calibration_error(confidence[1::2, 0], right[1::2]),
         ece_after=expected_calibration_error(confidence[1::2, 1], right[1::2]),
     )
 
 
 def _resampled_means(values: Array, counts: Array, resamples: int, generator: np.random.Generator) -> Array:
-    """Means of samples of a multiset, drawn with replacement: (K,) values and how often each occurs, to (resamples,)."""
-    kinds, owner = np.unique(values.round(12), return_inverse=True)
-    total, counts = int(counts.sum()), np.bincount(owner, counts)
-    at_once = max(1, DRAWN_AT_ONCE // len(kinds))
-    parts = [
-        generator.multinomial(total, counts / total, size=min(at_once, resamples - done)) @ kinds
-        for done in range(0, resamples, at_once)
+    """Bootstrap means of N values: (K,) distinct values and (K,) how many images have each, to (resamples,) means."""
+    distinct, index = np.unique(values.round(12), return_inverse=True)
+    total, counts = int(counts.sum()), np.bincount(index, counts)
+    batch = max(1, COUNTS_PER_BATCH // len(distinct))
+    means = [
+        generator.multinomial(total, counts / total, size=min(batch, resamples - start)) @ distinct
+        for start in range(0, resamples, batch)
     ]
-    return np.concatenate(parts) / total
+    return np.concatenate(means) / total

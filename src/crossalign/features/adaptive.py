@@ -1,14 +1,14 @@
-"""Look only as long as the answer is open: views are encoded in rounds, with a sequential test after each.
+"""Adaptive number of views: encode views in rounds and stop when the answer is settled, by a sequential test.
 
-The test asks whether the class that leads after n of M views would still lead after all M. For a rival r, view m speaks for
-the leader by d_m = S[m, leader] - S[m, r]. With WCA's weights w_m over the n views, normalised to one,
+The test asks whether the class that leads after n of M views would still lead after all M. For another class r, view m
+supports the leader by d_m = S[m, leader] - S[m, r]. With WCA's weights w_m over the n views, normalised to sum to one,
 
     D = sum_m w_m d_m,    e = 1 / sum_m w_m^2,    s^2 = sum_m w_m^2 (d_m - D)^2 * e / (e - 1) * (1 - n / M),
 
-where e is the effective number of views (Kish, "Survey Sampling", 1965), e / (e - 1) the correction for the mean having been
-estimated, and 1 - n / M that for a finite population: no more than M views could ever be seen. The leader is settled when
-D / s exceeds, for every rival, Student's quantile at 1 - (1 - confidence) / looks with e - 1 degrees of freedom; dividing
-by the number of looks (Bonferroni) pays for testing after each round.
+where e is the effective number of views (Kish, "Survey Sampling", 1965), e / (e - 1) corrects for the estimated mean, and
+1 - n / M corrects for a finite population: there are only M views. The leader is settled if D / s exceeds, for every other
+class, Student's quantile at 1 - (1 - confidence) / looks with e - 1 degrees of freedom. The division by the number of looks
+(Bonferroni) corrects for the repeated tests.
 """
 
 from __future__ import annotations
@@ -27,17 +27,18 @@ from crossalign.encoders import Encoder
 from crossalign.errors import InputError
 from crossalign.images.crops import cut_boxes
 
-FIRST, GROWTH = 6, 4 / 3
-"""Views of the first round, and how much more have been seen after each of the next; measured in benchmarks/adaptive.py."""
+FIRST_VIEWS, GROWTH = 6, 4 / 3
+"""Views of the first round, and the factor by which each further round increases the number of views; measured in
+benchmarks/adaptive.py."""
 
 
 @dataclass(frozen=True)
 class Rounds:
-    """When to stop looking.
+    """When to stop encoding views.
 
     Attributes:
-        max_views: M, after which there is an answer in any case.
-        confidence: that the answer is the one which all M views would give.
+        max_views: M, the largest number of views.
+        confidence: required confidence that all M views would give the same answer.
     """
 
     max_views: int = 60
@@ -45,44 +46,44 @@ class Rounds:
 
     def __post_init__(self) -> None:
         if self.max_views < 1:
-            raise InputError(f"the largest number of views is {self.max_views}, but must be at least 1")
+            raise InputError(f"max_views is {self.max_views}, but must be at least 1")
         if not 0.5 <= self.confidence < 1:
-            raise InputError(f"the confidence is {self.confidence:g}, but must be at least 0.5 and below 1, such as 0.99")
+            raise InputError(f"confidence is {self.confidence:g}, but must be at least 0.5 and below 1, such as 0.99")
 
     @property
     def counts(self) -> tuple[int, ...]:
-        """How many views have been seen after each round; the last is M."""
-        series = (round(FIRST * GROWTH**step) for step in count())
-        return (*takewhile(lambda seen: seen < self.max_views, series), self.max_views)
+        """Number of views after each round; the last is M."""
+        series = (round(FIRST_VIEWS * GROWTH**step) for step in count())
+        return (*takewhile(lambda views: views < self.max_views, series), self.max_views)
 
 
 def settled(views: Tensor, weights: Tensor, texts: Tensor, rounds: Rounds) -> Tensor:
-    """Test whether more views would leave the leading class in front.
+    """Test whether the leading class would still lead after all views.
 
     Args:
-        views: (N, n, D) features of the views seen so far.
-        weights: (N, n) that sum to one.
-        texts: (C, D) `TextFeatures.pooled`, normalised for the form "released".
-        rounds: M, confidence and the number of looks.
+        views: (N, n, D) features of the views so far.
+        weights: (N, n) view weights that sum to one.
+        texts: (C, D) class embeddings, `TextFeatures.pooled`; normalised for the form "released".
+        rounds: M, confidence and the number of rounds.
 
     Returns:
         (N,) bool; true for all when n is M.
     """
-    n, most = views.shape[1], rounds.max_views
-    if n >= most:
+    n, max_views = views.shape[1], rounds.max_views
+    if n >= max_views:
         return torch.ones(len(views), dtype=torch.bool)
     similarity = views.double() @ texts.double().T
     weights = weights.double()
     scores = torch.einsum("nm,nmc->nc", weights, similarity)
     leader = scores.argmax(1)
-    for_leader = similarity.gather(2, leader[:, None, None].expand(-1, n, 1)) - similarity
-    mean = torch.einsum("nm,nmc->nc", weights, for_leader)
+    lead = similarity.gather(2, leader[:, None, None].expand(-1, n, 1)) - similarity
+    mean = torch.einsum("nm,nmc->nc", weights, lead)
     squares = weights.square()
     effective = 1 / squares.sum(1)
-    spread = torch.einsum("nm,nmc->nc", squares, (for_leader - mean[:, None]).square())
-    # Of one effective view alone nothing can be said.
+    spread = torch.einsum("nm,nmc->nc", squares, (lead - mean[:, None]).square())
+    # A single effective view has no variance.
     freedom = (effective - 1).clamp(min=1e-6)
-    error = (spread * (effective / freedom)[:, None] * (1 - n / most)).sqrt()
+    error = (spread * (effective / freedom)[:, None] * (1 - n / max_views)).sqrt()
     level = 1 - (1 - rounds.confidence) / len(rounds.counts[:-1])
     quantile = torch.from_numpy(stdtrit(freedom.numpy(), level)).nan_to_num(nan=torch.inf)
     ahead = (mean > quantile[:, None] * error).scatter(1, leader[:, None], True)
@@ -97,22 +98,23 @@ def encode_until_settled(
     rounds: Rounds,
     enough: Callable[[Tensor], bool],
 ) -> Tensor:
-    """Encode a picture's views round by round.
+    """Encode the views of an image round by round.
 
     Args:
         image: (3, H, W) uint8.
-        boxes: (M, 4), in the order in which they are looked at.
-        first: (1 + rounds.counts[0], 3, *size) uint8, the whole image and the views of the first round.
-        encoder, rounds: whose features, and how many at a time.
-        enough: says of (1 + n, D) features whether to stop.
+        boxes: (M, 4) boxes of the views, in order.
+        first: (1 + rounds.counts[0], 3, *size) uint8, the global view and the views of the first round.
+        encoder: the encoder.
+        rounds: number of views per round.
+        enough: (1 + n, D) features to whether to stop.
 
     Returns:
-        (1 + n, D) features, the whole image first.
+        (1 + n, D) features, the global view first.
     """
     features = encoder.encode_images(first)
-    for seen, following in pairwise(rounds.counts):
+    for start, end in pairwise(rounds.counts):
         if enough(features):
             break
-        views = cut_boxes(image, boxes[seen:following], encoder.preprocessing)
+        views = cut_boxes(image, boxes[start:end], encoder.preprocessing)
         features = torch.cat([features, encoder.encode_images(views)])
     return features

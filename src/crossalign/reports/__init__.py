@@ -1,1 +1,1 @@
-"""What people open: HTML, figures, and files of labels."""
+"""HTML reports, figures, and output formats."""

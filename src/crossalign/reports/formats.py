@@ -1,4 +1,4 @@
-"""Classifications laid out as CSV, JSON lines or Parquet, and all that decides them."""
+"""Classifications as CSV, JSON lines or Parquet, and the settings that decide them."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from crossalign.features.pipeline import runtime_key
 from crossalign.store.shards import digest_of
 
 GROUP_ROWS = 1 << 16
-"""Of a group in a Parquet file: what is in memory at a time."""
+"""Rows per group of a Parquet file; one group is in memory at a time."""
 
 
 def csv_texts(results: Iterable[Classification]) -> Iterator[str]:
-    """Lay results out as CSV: first the header, then each result's rows."""
+    """Yield CSV text: first the header, then the rows of each result."""
     text = io.StringIO()
     plain, quoted = (csv.writer(text, lineterminator="\n", quoting=q) for q in (csv.QUOTE_MINIMAL, csv.QUOTE_ALL))
     plain.writerow(CSV_HEADER)
@@ -29,28 +29,28 @@ def csv_texts(results: Iterable[Classification]) -> Iterator[str]:
     for result in results:
         text.seek(0)
         text.truncate()
-        # Some versions of the csv module see that a carriage return needs quotes only if lines end in one.
+        # Some versions of the csv module quote a carriage return only if lines end in one.
         (quoted if "\r" in str(result.image) else plain).writerows(result.rows())
         yield text.getvalue()
 
 
 def json_text(result: Classification) -> str:
-    """Lay a result out as JSON, in one line."""
+    """Format a result as one line of JSON."""
     return json.dumps(asdict(result), ensure_ascii=False)
 
 
 def write_csv(results: Iterable[Classification], out: BinaryIO) -> None:
-    """Write CSV, with a header."""
+    """Write CSV with a header."""
     out.writelines(text.encode("utf-8", "surrogateescape") for text in csv_texts(results))
 
 
 def write_jsonl(results: Iterable[Classification], out: BinaryIO) -> None:
-    """Write JSON, a line a picture."""
+    """Write JSON lines, one per image."""
     out.writelines(f"{json_text(result)}\n".encode("utf-8", "surrogateescape") for result in results)
 
 
 def write_parquet(results: Iterable[Classification], out: BinaryIO) -> None:
-    r"""Write Parquet, a row a picture and label; bytes of names that are no UTF-8 become \xff, since it holds no others."""
+    r"""Write Parquet with one row per image and label; bytes of a name that are not UTF-8 are written as \xff."""
     pyarrow: Any = importlib.import_module("pyarrow")
     parquet: Any = importlib.import_module("pyarrow.parquet")
     text, number = pyarrow.string(), pyarrow.float64()
@@ -63,36 +63,39 @@ def write_parquet(results: Iterable[Classification], out: BinaryIO) -> None:
 
 
 def _typed_rows(result: Classification) -> list[tuple[object, ...]]:
-    """Give the rows of `Classification.rows` with numbers as they are and None for what is not there."""
+    """The rows of `Classification.rows`, with numbers as numbers and None for missing values."""
     image = _as_text(str(result.image))
     if result.error:
         return [(image, None, None, None, None, _as_text(result.error))]
     return [
-        (image, rank, _as_text(found.label), found.score, found.probability, None)
-        for rank, found in enumerate(result.predictions, start=1)
+        (image, rank, _as_text(prediction.label), prediction.score, prediction.probability, None)
+        for rank, prediction in enumerate(result.predictions, start=1)
     ]
 
 
 def _as_text(name: str) -> str:
-    r"""Write the bytes of a name that are no UTF-8 as \xff: Parquet's texts hold nothing else."""
+    r"""Escape the bytes of a name that are not UTF-8 as \xff, because Parquet strings must be UTF-8."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 WRITERS = {".csv": write_csv, ".jsonl": write_jsonl, ".parquet": write_parquet}
-"""By the ending of a file's name."""
+"""Writers by file name extension."""
 
 
 def first_change(settings: Mapping[str, Any], before: bytes) -> str | None:
-    """Name the first of the settings that is another one in the JSON of an earlier run; None if all are the same."""
+    """Name of the first setting that differs from the JSON of an earlier run; None if all are the same."""
     try:
-        found = json.loads(before)
-        return next((name for name, value in settings.items() if name not in found or found[name] != value), None)
+        earlier = json.loads(before)
+        return next((name for name, value in settings.items() if name not in earlier or earlier[name] != value), None)
     except (ValueError, TypeError, RecursionError):
         return next(iter(settings))
 
 
 def settings_of(classify: Classifier, top_k: int) -> dict[str, Any]:
-    """Name all that decides the labels; what changes others stands before them, since the first difference is told."""
+    """All settings that decide the labels.
+
+    `first_change` reports the first difference only, so a setting that changes others comes before them.
+    """
     encoder, texts = classify.encoder, classify.texts
     return {
         "crossalign version": __version__,

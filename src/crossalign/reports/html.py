@@ -1,4 +1,4 @@
-"""Reports: one self-contained HTML file that opens offline."""
+"""HTML reports: one self-contained file each, readable offline."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ from crossalign import __version__
 from crossalign.classifier import Classification, Classifier, Prediction
 from crossalign.evaluation.evaluate import Evaluation
 from crossalign.evaluation.statistics import wilson_interval
-from crossalign.evaluation.tables import TOGETHER, sentences
+from crossalign.evaluation.tables import TRANSDUCTIVE_NOTE, sentences
 from crossalign.explanation import Explanation
 from crossalign.images.decoding import ImageLike, read_image
 from crossalign.text.descriptions import normalise_name
 
-THUMBNAIL = 168
-REASONS = 3
-LARGEST_MATRIX = 40
-"""Classes up to which a confusion matrix can be read; beyond them the pairs most often confused must do."""
+THUMBNAIL_PIXELS = 168
+MAX_REASONS = 3
+MAX_MATRIX_CLASSES = 40
+"""A confusion matrix of more classes is not readable; the report then lists the most frequent confusions only."""
 
 
 @dataclass(frozen=True)
-class ReportedPicture:
-    """A row of the report on pictures.
+class ReportedImage:
+    """One image of a report.
 
     Attributes:
-        name: of the file.
-        thumbnail: a data URI, or None if there is no picture to show.
+        name: name of the file.
+        thumbnail: a data URI; None if the image could not be read.
         predictions: best first.
-        margin: the best score minus the runner-up's; -1 for a picture that could not be read, so that it comes first.
-        reasons: the descriptions that speak most for the label.
-        truth: the label that its folder names, or None.
+        margin: the best score minus the second best; -1 for an image that could not be read, which puts it first.
+        reasons: the descriptions that contribute most to the score of the label.
+        truth: the label of the image's folder, or None.
         error: why it could not be read, or None.
     """
 
@@ -53,18 +53,25 @@ class ReportedPicture:
 
     @property
     def label(self) -> str | None:
-        """The best label, or None if there was an error."""
+        """The best label; None if the image could not be read."""
         return self.predictions[0].label if self.predictions else None
 
     @property
     def wrong(self) -> bool:
-        """Whether its folder names another label."""
+        """Whether the folder has another label."""
         return self.truth is not None and self.label is not None and self.truth != self.label
 
 
 @dataclass(frozen=True)
 class Truth:
-    """How labels agree with class folders; the matrix has (count, share of the folder) in each cell."""
+    """Agreement of predicted labels with class folders.
+
+    Attributes:
+        right, total: number of right images, and of all.
+        low, high: 95 % Wilson interval of the accuracy, in percent.
+        pairs: the most frequent confusions (folder, predicted label, count).
+        matrix: for each folder, (count, share of the folder) per predicted label; empty for many classes.
+    """
 
     right: int
     total: int
@@ -75,28 +82,28 @@ class Truth:
 
     @property
     def accuracy(self) -> float:
-        """In percent."""
+        """Accuracy in percent."""
         return 100 * self.right / self.total
 
 
-def reported_picture(image: ImageLike, found: Classification, explanation: Explanation | None) -> ReportedPicture:
-    """Make a row of what was found for a picture; `explanation` is None if it could not be read."""
-    name = found.image or "picture"
+def reported_image(image: ImageLike, result: Classification, explanation: Explanation | None) -> ReportedImage:
+    """Collect what a report shows of an image; `explanation` is None if the image could not be read."""
+    name = result.image or "image"
     if explanation is None:
-        return ReportedPicture(name, None, (), -1.0, (), None, found.error)
-    best = sorted(explanation.classes[0].reasons, key=lambda reason: reason.contribution, reverse=True)[:REASONS]
+        return ReportedImage(name, None, (), -1.0, (), None, result.error)
+    best = sorted(explanation.classes[0].reasons, key=lambda reason: reason.contribution, reverse=True)[:MAX_REASONS]
     reasons = tuple(reason.text for reason in best)
-    return ReportedPicture(name, _thumbnail(image), found.predictions, explanation.margin, reasons, None, None)
+    return ReportedImage(name, _thumbnail(image), result.predictions, explanation.margin, reasons, None, None)
 
 
-def pictures_report(classify: Classifier, rows: Sequence[ReportedPicture]) -> str:
-    """Lay pictures and their labels out as HTML; where every file lies in a folder named as a label, also how they agree."""
+def images_report(classify: Classifier, rows: Sequence[ReportedImage]) -> str:
+    """Lay out images and labels as HTML; with accuracy and confusions if every file is in a folder named as a label."""
     rows = _with_truth(rows, classify.labels)
     counts = Counter(row.label for row in rows if row.label is not None)
     return _render(
-        "pictures.html",
-        title="Labels of pictures",
-        pictures=sorted(rows, key=lambda row: row.margin),
+        "images.html",
+        title="Labels of images",
+        images=sorted(rows, key=lambda row: row.margin),
         labels=classify.labels,
         counts=counts.most_common(),
         failed=any(row.error for row in rows),
@@ -107,23 +114,23 @@ def pictures_report(classify: Classifier, rows: Sequence[ReportedPicture]) -> st
     )
 
 
-def methods_report(done: Evaluation) -> str:
-    """Lay an evaluation out as HTML: accuracies with intervals, by method and by class."""
-    result = done.to_dict()
+def methods_report(evaluation: Evaluation) -> str:
+    """Lay out an evaluation as HTML: accuracies with intervals, per method and per class."""
+    result = evaluation.to_dict()
     methods = [
         {"name": row["method"], "top1": row["top1"], "low": row["ci95"][0], "high": row["ci95"][1], "n": row["n"]}
         for row in result["results"]
     ]
-    classes = [(found.method, _by_class(done, (found.ranks < 1).mean(axis=1))) for found in done.results]
+    classes = [(scored.method, _by_class(evaluation, (scored.ranks < 1).mean(axis=1))) for scored in evaluation.results]
     return _render(
         "methods.html",
-        title=f"Methods on {done.dataset.name}",
+        title=f"Methods on {evaluation.dataset.name}",
         result=result,
         methods=methods,
         classes=classes,
         sentences=sentences(result),
         together=result.get("transductive", []),
-        transductive_note=TOGETHER,
+        transductive_note=TRANSDUCTIVE_NOTE,
     )
 
 
@@ -134,42 +141,43 @@ def _render(template: str, **values: Any) -> str:
 
 def _thumbnail(image: ImageLike) -> str:
     small = Image.fromarray(read_image(image).permute(1, 2, 0).numpy())
-    small.thumbnail((THUMBNAIL, THUMBNAIL))
+    small.thumbnail((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS))
     file = io.BytesIO()
     small.save(file, "JPEG", quality=80)
     return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
-def _with_truth(rows: Iterable[ReportedPicture], labels: Sequence[str]) -> list[ReportedPicture]:
-    known = {normalise_name(label): label for label in labels}
+def _with_truth(rows: Iterable[ReportedImage], labels: Sequence[str]) -> list[ReportedImage]:
+    label_of_name = {normalise_name(label): label for label in labels}
     rows = list(rows)
-    truths = [known.get(normalise_name(Path(row.name).parent.name)) for row in rows]
+    truths = [label_of_name.get(normalise_name(Path(row.name).parent.name)) for row in rows]
     if None in truths:
         return rows
     return [replace(row, truth=truth) for row, truth in zip(rows, truths, strict=True)]
 
 
-def _truth(rows: Sequence[ReportedPicture], labels: Sequence[str]) -> Truth | None:
+def _truth(rows: Sequence[ReportedImage], labels: Sequence[str]) -> Truth | None:
     pairs = Counter((row.truth, row.label) for row in rows if row.truth is not None and row.label is not None)
     if not pairs:
         return None
-    right, total = sum(count for (own, label), count in pairs.items() if own == label), pairs.total()
+    right, total = sum(count for (truth, label), count in pairs.items() if truth == label), pairs.total()
     low, high = wilson_interval(right, total)
-    confused = [(str(own), str(label), count) for (own, label), count in pairs.most_common() if own != label]
+    confused = [(str(truth), str(label), count) for (truth, label), count in pairs.most_common() if truth != label]
     matrix = []
-    if len(labels) <= LARGEST_MATRIX:
-        for own in labels:
-            counts = [pairs[own, label] for label in labels]
-            matrix.append((own, [(count, count / max(1, sum(counts))) for count in counts]))
+    if len(labels) <= MAX_MATRIX_CLASSES:
+        for truth in labels:
+            counts = [pairs[truth, label] for label in labels]
+            matrix.append((truth, [(count, count / max(1, sum(counts))) for count in counts]))
     return Truth(right, total, 100 * low, 100 * high, confused[:10], matrix)
 
 
-def _by_class(done: Evaluation, hits: np.ndarray[Any, Any]) -> list[dict[str, Any]]:
-    labels = np.array(done.dataset.labels)
+def _by_class(evaluation: Evaluation, right: np.ndarray[Any, Any]) -> list[dict[str, Any]]:
+    """Accuracy per class, lowest first; `right` (N,) is the share of runs that are right on each image."""
+    labels = np.array(evaluation.dataset.labels)
     rows = []
-    for label, name in enumerate(done.dataset.class_names):
-        own = hits[labels == label]
-        if len(own):
-            low, high = wilson_interval(float(own.sum()), len(own))
-            rows.append({"name": name, "top1": 100 * own.mean(), "low": 100 * low, "high": 100 * high, "n": len(own)})
+    for label, name in enumerate(evaluation.dataset.class_names):
+        of_class = right[labels == label]
+        if n := len(of_class):
+            low, high = wilson_interval(float(of_class.sum()), n)
+            rows.append({"name": name, "top1": 100 * of_class.mean(), "low": 100 * low, "high": 100 * high, "n": n})
     return sorted(rows, key=lambda row: (row["top1"], row["name"]))

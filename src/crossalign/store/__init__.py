@@ -1,1 +1,1 @@
-"""Files that are written whole or not at all, and shards of features under content keys."""
+"""Atomic file writes, and cached features in shards under content keys."""

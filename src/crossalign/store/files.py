@@ -1,4 +1,4 @@
-"""Where kept files live, and how they appear whole or not at all."""
+"""Where cached files live, and atomic file writes."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from crossalign.errors import InputError
 
 
 def cache_root(folder: str | Path | None = None) -> Path:
-    """Say where features and exported models live: the given folder, else $CROSSALIGN_CACHE, else the user's cache."""
+    """Return the cache folder: the given folder, else $CROSSALIGN_CACHE, else the user's cache folder."""
     return Path(folder or os.environ.get("CROSSALIGN_CACHE") or user_cache_path("crossalign"))
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that it appears whole or not at all, even if the process or the machine dies meanwhile.
+    """Write a file atomically: if the process or the machine stops, the file has either its old or its new content.
 
     Raises:
         InputError: the disk is full, or the folder cannot be written.
@@ -32,38 +32,40 @@ def write_whole(path: Path, content: bytes) -> None:
 
 @contextmanager
 def writing_whole(path: Path) -> Iterator[BinaryIO]:
-    """Give a file to write to; it appears at the path when the block ends, as whole as `write_whole` makes it.
+    """Open a temporary file for writing, and rename it to `path` when the block ends; atomic like `write_whole`.
 
     Raises:
         InputError: the disk is full, or the folder cannot be written.
     """
-    # A name of its own for each write: threads, and containers with like host names and process ids, share stores too.
-    part = path.with_name(f".{path.name}.{uuid4().hex}.part")
+    # A random name, because threads share a store, and so do containers with equal host names and process ids.
+    temporary = path.with_name(f".{path.name}.{uuid4().hex}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(part, "xb") as file:
+        with open(temporary, "xb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.replace(part, path)
+        os.replace(temporary, path)
         sync_folder(path.parent)
     except OSError as error:
-        raise InputError(f"{str(path)!r} cannot be written ({error.strerror}); free or name another place") from error
+        raise InputError(
+            f"{str(path)!r} cannot be written ({error.strerror}); free disk space or choose another path"
+        ) from error
     finally:
         with suppress(OSError):
-            part.unlink()
+            temporary.unlink()
 
 
 def remove_parts(path: Path) -> None:
-    """Remove what killed processes left of a file half written; nobody may be writing it."""
-    for part in path.parent.glob(f".{escape(path.name)}.{'[0-9a-f]' * 32}.part"):
+    """Remove the temporary files that killed processes left beside `path`; no process may be writing `path` now."""
+    for temporary in path.parent.glob(f".{escape(path.name)}.{'[0-9a-f]' * 32}.part"):
         with suppress(OSError):
-            part.unlink()
+            temporary.unlink()
 
 
 def sync_folder(folder: Path) -> None:
-    """See to it that names of files that are new in a folder outlive a power cut, where the system can do so."""
-    if os.name == "nt":  # Windows opens no folders; there NTFS keeps a journal of names by itself.
+    """Flush a folder to disk, so that the names of new files survive a power cut, where the system can do this."""
+    if os.name == "nt":  # Windows cannot open folders; NTFS writes file names to its own journal.
         return
     descriptor = os.open(folder, os.O_RDONLY)
     try:

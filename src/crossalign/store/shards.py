@@ -1,7 +1,8 @@
-"""Features on disk: safetensors shards beside a manifest, found again by what they were made of.
+"""Features on disk: one folder per key, with a manifest and safetensors shards.
 
-A shard appears whole or not at all, and carries a digest of its content, so that a killed run goes on where it stopped
-and a damaged or foreign shard is made again. Processes that share a store write equal shards to the same names.
+Shards are written atomically and carry a digest of their content. A killed run therefore resumes where it stopped, and a
+shard that is damaged or belongs to another key is encoded again. Processes that share a store write the same bytes to the
+same file names.
 """
 
 from __future__ import annotations
@@ -24,27 +25,27 @@ from crossalign.store.files import cache_root, write_whole
 
 SCHEMA = 1
 TOWERS = "towers"
-_PART = r"\..+\.[0-9a-f]{32}\.part"
-_OF_FEATURES = rf"manifest\.json|shard-\d{{5,}}\.safetensors|{_PART}"
-_EXPORT = r"tmp[a-z0-9_]{8}"
-"""The folder of a tower that is being exported."""
-_OF_TOWERS = rf".+\.(xml|bin)|check-[0-9a-f]+\.json|{_PART}"
+TEMPORARY = r"\..+\.[0-9a-f]{32}\.part"
+FEATURE_FILES = rf"manifest\.json|shard-\d{{5,}}\.safetensors|{TEMPORARY}"
+TOWER_FILES = rf".+\.(xml|bin)|check-[0-9a-f]+\.json|{TEMPORARY}"
+EXPORT_FOLDER = r"tmp[a-z0-9_]{8}"
+"""Temporary folder of a tower while it is exported."""
 
 
 @dataclass(frozen=True)
 class ShardFolder:
-    """The shards of one set of features.
+    """The shards of one key.
 
     Attributes:
-        folder: where they lie.
-        digest: of the key that they were made of.
+        folder: the folder of the shards.
+        digest: digest of the key.
     """
 
     folder: Path
     digest: str
 
     def read(self, shard: int) -> dict[str, Tensor] | None:
-        """Read a shard; None if it is missing, damaged or made of something else."""
+        """Read a shard; None if it is missing, damaged, or belongs to another key."""
         try:
             with safe_open(self.path(shard), framework="pt") as file:
                 metadata = file.metadata() or {}
@@ -54,17 +55,17 @@ class ShardFolder:
         return tensors if metadata == self._metadata(shard, tensors) else None
 
     def write(self, shard: int, tensors: Mapping[str, Tensor]) -> None:
-        """Write a shard whole."""
+        """Write a shard atomically."""
         tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
-        write_whole(self.path(shard), _in_order(save(tensors, self._metadata(shard, tensors))))
+        write_whole(self.path(shard), _with_sorted_metadata(save(tensors, self._metadata(shard, tensors))))
 
     def numbers(self) -> list[int]:
-        """List the shards that lie there, whole or damaged, in order."""
-        names = (re.fullmatch(r"shard-(\d{5,})\.safetensors", file.name) for file in _inside(self.folder))
+        """Numbers of the shards on disk, in order; damaged ones are included."""
+        names = (re.fullmatch(r"shard-(\d{5,})\.safetensors", file.name) for file in _listdir(self.folder))
         return sorted(int(name[1]) for name in names if name)
 
     def path(self, shard: int) -> Path:
-        """Name a shard's file."""
+        """Path of a shard's file."""
         return self.folder / f"shard-{shard:05d}.safetensors"
 
     def _metadata(self, shard: int, tensors: Mapping[str, Tensor]) -> dict[str, str]:
@@ -76,14 +77,15 @@ class ShardFolder:
 
 
 @dataclass(frozen=True)
-class KeptSet:
-    """What lies in one folder of a store: features, or exported towers.
+class CachedSet:
+    """One folder of a store: features, or exported encoder towers.
 
     Attributes:
-        kind: views, texts, anchors or towers.
-        shards: its folder, and the digest that names it.
-        key: what it was made of; None if its manifest is missing or damaged, and for towers, which have none.
-        schema: of its layout; another one than `SCHEMA` is a newer version's, whose shards cannot be judged.
+        kind: "views", "texts", "anchors" or "towers".
+        shards: the folder, and the digest that is its name.
+        key: the key in the manifest; None if the manifest is missing or damaged. Towers have no manifest.
+        schema: version of the layout. If it is not `SCHEMA`, a newer version of crossalign wrote the set, and this
+            version cannot check its shards.
     """
 
     kind: str
@@ -92,88 +94,93 @@ class KeptSet:
     schema: Any = SCHEMA
 
     def files(self) -> list[Path]:
-        """List its files, also those that a killed process left half written; foreign files are none of it."""
-        kept = re.compile(_OF_TOWERS if self.kind == TOWERS else _OF_FEATURES)
-        inside = _inside(self.shards.folder)
-        exports = [folder for folder in inside if self.kind == TOWERS and re.fullmatch(_EXPORT, folder.name)]
-        inside = inside + [file for folder in exports for file in _inside(folder)]
-        return sorted(file for file in inside if kept.fullmatch(file.name) and file.is_file())
+        """Files of this set, unfinished ones included; files that crossalign did not write are left out."""
+        own_name = re.compile(TOWER_FILES if self.kind == TOWERS else FEATURE_FILES)
+        paths = _listdir(self.shards.folder)
+        exports = [path for path in paths if self.kind == TOWERS and re.fullmatch(EXPORT_FOLDER, path.name)]
+        paths = paths + [path for folder in exports for path in _listdir(folder)]
+        return sorted(path for path in paths if own_name.fullmatch(path.name) and path.is_file())
 
-    def half_written(self, file: Path) -> bool:
-        """Tell whether one of its files is being written, or was when its process was killed."""
+    def is_unfinished(self, file: Path) -> bool:
+        """Whether a process is writing this file, or was killed while it wrote it."""
         return file.suffix == ".part" or file.parent != self.shards.folder
 
 
 class Store:
-    """A folder of feature sets, one subfolder a key."""
+    """A folder of cached features, with one subfolder per key."""
 
     def __init__(self, root: str | Path | None = None):
         self.root = cache_root(root)
 
     def open(self, key: Mapping[str, Any]) -> ShardFolder:
-        """Find or begin the shards of a key: plain JSON that holds all that the features depend on.
+        """Open the shards of a key, and create their folder if it does not exist.
+
+        Args:
+            key: JSON values that hold everything the features depend on; "kind" names the kind of features.
 
         Raises:
-            InputError: the store was written by a newer version, or cannot be written.
+            InputError: a newer version wrote the folder, or the store cannot be written.
         """
         digest = digest_of(key)
         folder = self.root / str(key["kind"]) / digest
         manifest = folder / "manifest.json"
-        found, schema = _manifest(folder)
+        known_key, schema = _read_manifest(folder)
         if schema != SCHEMA:
-            raise InputError(f"{other_schema(folder, schema)}; use another --store")
-        if found is None:
+            raise InputError(f"{other_schema(folder, schema)}; use another store folder")
+        if known_key is None:
             content = json.dumps({"schema": SCHEMA, "key": dict(key)}, indent=1, sort_keys=True)
             write_whole(manifest, content.encode())
         return ShardFolder(folder, digest)
 
-    def sets(self) -> list[KeptSet]:
-        """List what is kept, by kind and digest.
+    def sets(self) -> list[CachedSet]:
+        """List the cached sets, sorted by kind and digest.
 
         Raises:
             InputError: the folder cannot be read.
         """
         try:
-            # No other folder is looked into: a disk's lost+found may be nobody's to read.
-            kinds = [kind for kind in _inside(self.root) if re.fullmatch(r"[a-z]+", kind.name) and kind.is_dir()]
-            folders = [folder for kind in kinds for folder in _inside(kind) if re.fullmatch(r"[0-9a-f]{16,}", folder.name)]
-            found = [KeptSet(f.parent.name, ShardFolder(f, f.name), *_manifest(f)) for f in folders if f.is_dir()]
-            return [kept for kept in found if kept.files()]
+            # Other folders are not opened: a disk's lost+found, for example, may not be readable.
+            kinds = [kind for kind in _listdir(self.root) if re.fullmatch(r"[a-z]+", kind.name) and kind.is_dir()]
+            folders = [folder for kind in kinds for folder in _listdir(kind) if re.fullmatch(r"[0-9a-f]{16,}", folder.name)]
+            sets = [CachedSet(f.parent.name, ShardFolder(f, f.name), *_read_manifest(f)) for f in folders if f.is_dir()]
+            return [cached for cached in sets if cached.files()]
         except OSError as error:
-            raise InputError(f"store {str(self.root)!r} cannot be read ({error.strerror}); name another --store") from None
+            raise InputError(
+                f"store {str(self.root)!r} cannot be read ({error.strerror}); choose another store folder"
+            ) from None
 
 
 def digest_of(key: Mapping[str, Any]) -> str:
-    """Digest a key: the name of its folder."""
+    """Digest of a key, which is the name of its folder."""
     return hashlib.blake2b(json.dumps(key, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
 def other_schema(folder: Path, schema: Any) -> str:
-    """Say that a set was written by a newer version."""
+    """Error text for a set that a newer version wrote."""
     return f"{str(folder)!r} has schema {str(schema)[:20]}, this version reads {SCHEMA}"
 
 
-def _manifest(folder: Path) -> tuple[dict[str, Any] | None, Any]:
-    """Read a set's key and schema: no key if that is damaged or another set's, this version's schema if it says none."""
+def _read_manifest(folder: Path) -> tuple[dict[str, Any] | None, Any]:
+    """Read key and schema. The key is None if it is damaged or of another folder; the schema defaults to `SCHEMA`."""
     try:
         content = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
         schema, key = content["schema"], content.get("key")
-        whole = isinstance(key, dict) and digest_of(key) == folder.name
+        valid = isinstance(key, dict) and digest_of(key) == folder.name
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None, SCHEMA
-    return key if whole else None, schema
+    return key if valid else None, schema
 
 
-def _inside(folder: Path) -> list[Path]:
-    """List a folder in order; one that another process removed meanwhile is empty."""
+def _listdir(folder: Path) -> list[Path]:
+    """List a folder in order; empty if another process has removed it."""
     try:
         return sorted(folder.iterdir())
     except FileNotFoundError:
         return []
 
 
-def _in_order(shard: bytes) -> bytes:
-    """Put the metadata of a shard in order, which safetensors writes in another one each time."""
+def _with_sorted_metadata(shard: bytes) -> bytes:
+    """Sort the metadata of a shard, because safetensors writes it in random order."""
     start = 8 + int.from_bytes(shard[:8], "little")
     header = json.loads(shard[8:start])
     header["__metadata__"] = dict(sorted(header["__metadata__"].items()))

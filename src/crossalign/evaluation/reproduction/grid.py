@@ -1,4 +1,4 @@
-"""Run the grid: each pair of a dataset and an encoder is a cell, measured once and kept as a results file."""
+"""The grid of `crossalign reproduce`: each dataset with each encoder is measured once, into a results file."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ from crossalign.text.descriptions import Descriptions, Style
 
 FORM: Form = "released"
 PROTOCOL: Protocol = "released"
-"""The form of the score, and what the methods saw, of the programs that gave the published figures."""
+"""The form of the score, and the views and texts, of the programs that gave the published accuracies."""
 
 
 @dataclass(frozen=True)
-class Cell:
+class GridCell:
     """One dataset with one encoder.
 
     Attributes:
-        table: where the paper prints it.
-        config: the dataset's.
-        encoder: a spec for `load_encoder`.
-        methods: what is measured.
+        table: the paper's table that has this dataset.
+        config: config of the dataset.
+        encoder: spec for `load_encoder`.
+        methods: names of the methods to measure.
     """
 
     table: PublishedTable
@@ -51,18 +51,18 @@ class Cell:
 
 @dataclass(frozen=True)
 class Settings:
-    """How cells are measured, and where things lie.
+    """Settings of a grid.
 
     Attributes:
-        data_root: the folder of the datasets.
-        output: the folder of the results.
-        descriptions: files or folders of descriptions.
-        description_style: what their texts are; by default as they state, or as the texts tell.
+        data_root: folder of the datasets.
+        output: folder of the results files.
+        descriptions: description files, or folders of them.
+        description_style: kind of their texts; by default as the files state, or as the texts show.
         class_names: as for `load_dataset`.
         allow_missing, seed, num_workers: as for `evaluate`.
-        limit: pictures a dataset, spread evenly; all if None.
+        limit: number of images per dataset, spread evenly; all if None.
         device: as for `load_encoder`.
-        store: where features are kept; the default one if None.
+        store: folder where features are cached; the default store if None.
     """
 
     data_root: Path
@@ -80,55 +80,61 @@ class Settings:
 
 @dataclass
 class Outcome:
-    """What came of a grid.
+    """The outcome of a grid.
 
     Attributes:
-        done: the cells that ran or were read, each with its results file's content.
-        missing: a sentence for each dataset or encoder that is not there.
-        failed: a sentence for each dataset or cell that is there and did not run.
+        done: the measured cells, each with the content of its results file.
+        missing: one sentence for each dataset or encoder that could not be found.
+        failed: one sentence for each dataset or cell that raised an error.
     """
 
-    done: list[tuple[Cell, dict[str, Any]]] = field(default_factory=list)
+    done: list[tuple[GridCell, dict[str, Any]]] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
 
 
 def run_grid(
-    cells: Sequence[Cell], settings: Settings, say: Callable[[str], None] = print, progress: Progress = silent
+    cells: Sequence[GridCell], settings: Settings, say: Callable[[str], None] = print, progress: Progress = silent
 ) -> Outcome:
-    """Measure the cells whose dataset and encoder are there, or read them where they were measured before.
+    """Measure all cells whose dataset and encoder can be found; cells measured before are read from their results files.
 
-    Encoders are loaded one after another, so that only one is in memory.
+    Encoders are loaded one at a time, so that only one is in memory.
+
+    Args:
+        cells: see `plan`.
+        settings: how to measure them, and where files are.
+        say: called with one line per cell.
+        progress: shown while images are encoded and scored.
     """
     outcome = Outcome()
     datasets = _datasets(cells, settings, outcome)
     for spec in dict.fromkeys(cell.encoder for cell in cells):
-        here = [cell for cell in cells if cell.encoder == spec and cell.config.name in datasets]
-        if not here:
+        ready = [cell for cell in cells if cell.encoder == spec and cell.config.name in datasets]
+        if not ready:
             continue
         try:
             encoder = load_encoder(spec, settings.device)
         except InputError as error:
             outcome.missing.append(f"encoder {spec}: {error}")
             continue
-        for cell in here:
+        for cell in ready:
             try:
                 content = _measure(cell, datasets[cell.config.name], encoder, settings, say, progress)
             except InputError as error:
                 outcome.failed.append(f"{cell.config.name} with {spec}: {error}")
             else:
                 outcome.done.append((cell, content))
-    outcome.done.sort(key=lambda found: cells.index(found[0]))
+    outcome.done.sort(key=lambda measured: cells.index(measured[0]))
     return outcome
 
 
 def results_file(output: Path, dataset: str, encoder: str) -> Path:
-    """Name a cell's results file: OUTPUT/dtd--open_clip-ViT-B-32-openai.json."""
+    """Path of a cell's results file: OUTPUT/dtd--open_clip-ViT-B-32-openai.json."""
     return output / f"{dataset}--{re.sub(r'[^A-Za-z0-9._]+', '-', encoder)[-150:]}.json"
 
 
-def _datasets(cells: Iterable[Cell], settings: Settings, outcome: Outcome) -> dict[str, ImageDataset]:
-    found = {}
+def _datasets(cells: Iterable[GridCell], settings: Settings, outcome: Outcome) -> dict[str, ImageDataset]:
+    datasets = {}
     for config in {cell.config.name: cell.config for cell in cells}.values():
         try:
             dataset = sources.find_dataset(config, settings.data_root, settings.class_names)
@@ -138,27 +144,32 @@ def _datasets(cells: Iterable[Cell], settings: Settings, outcome: Outcome) -> di
         if dataset is None:
             outcome.missing.append(sources.how_to_get(config, settings.data_root))
         else:
-            found[config.name] = dataset.limit(settings.limit) if settings.limit else dataset
-    return found
+            datasets[config.name] = dataset.limit(settings.limit) if settings.limit else dataset
+    return datasets
 
 
 def _measure(
-    cell: Cell, dataset: ImageDataset, encoder: Encoder, settings: Settings, say: Callable[[str], None], progress: Progress
+    cell: GridCell,
+    dataset: ImageDataset,
+    encoder: Encoder,
+    settings: Settings,
+    say: Callable[[str], None],
+    progress: Progress,
 ) -> dict[str, Any]:
-    """Read a cell's results file, or evaluate and write it."""
+    """Read a cell's results file, or evaluate the cell and write the file."""
     descriptions = sources.find_descriptions(cell.config, settings.descriptions, settings.description_style)
     made_of = _made_of(cell.config, dataset, encoder, descriptions, settings)
     file = results_file(settings.output, dataset.name, encoder.name)
-    called = f"{dataset.name} with {encoder.name}"
+    name = f"{dataset.name} with {encoder.name}"
     if file.exists():
-        kept, reason = _kept(file, made_of, cell.methods)
-        if kept is not None:
-            say(f"{called}: read from {file}")
-            return kept
-        say(f"{called}: measured anew, since {file} {reason}")
+        content, reason = _read_if_same(file, made_of, cell.methods)
+        if content is not None:
+            say(f"{name}: read from {file}")
+            return content
+        say(f"{name}: measured again, because {file} {reason}")
     else:
-        say(f"{called}: {len(dataset.paths)} images, {len(dataset.class_names)} classes")
-    done = evaluate(
+        say(f"{name}: {len(dataset.paths)} images, {len(dataset.class_names)} classes")
+    evaluation = evaluate(
         dataset,
         encoder,
         cell.config,
@@ -172,36 +183,36 @@ def _measure(
         num_workers=settings.num_workers,
         progress=progress,
     )
-    content = done.to_dict() | {"made_of": made_of}
+    content = evaluation.to_dict() | {"made_of": made_of}
     write_whole(file, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
     return content
 
 
-def _kept(file: Path, made_of: dict[str, Any], methods: Sequence[str]) -> tuple[dict[str, Any] | None, str]:
-    """Read a results file if it was made of the same and holds all methods; else say what is amiss."""
+def _read_if_same(file: Path, made_of: dict[str, Any], methods: Sequence[str]) -> tuple[dict[str, Any] | None, str]:
+    """Read a results file if it was measured with the same inputs and has all methods; otherwise (None, the reason)."""
     try:
         content = read_results(file)
     except InputError:
         return None, "cannot be read"
     before = content.get("made_of")
     if not isinstance(before, dict):
-        return None, "does not say what it was made of"
-    if other := [key for key in made_of if before.get(key) != made_of[key]]:
-        return None, f"differs in {', '.join(other)}"
+        return None, "does not say which inputs it was measured with"
+    if differing := [key for key in made_of if before.get(key) != made_of[key]]:
+        return None, f"differs in {', '.join(differing)}"
     rows = {row["method"]: row for row in content["results"]}
-    if lacking := [method for method in methods if method not in rows]:
-        return None, f"lacks {', '.join(lacking)}"
+    if missing := [method for method in methods if method not in rows]:
+        return None, f"lacks {', '.join(missing)}"
     return content | {"results": [rows[method] for method in methods]}, ""
 
 
 def _made_of(
     config: Config, dataset: ImageDataset, encoder: Encoder, descriptions: Sequence[Descriptions], settings: Settings
 ) -> dict[str, Any]:
-    """Collect all that decides a cell's results, as JSON gives it back."""
+    """Collect all inputs that decide a cell's results, as they are after a round trip through JSON."""
     texts = [(given.style, sorted(given.classes.items())) for given in descriptions]
-    # What is not in here either only says where things lie, or shows in the facts below, or changes speed alone.
-    apart = (*TREE_FIELDS, "classes", "descriptions", "encoder", "crop_scale_written")
-    facts = {key: value for key, value in asdict(config).items() if key not in apart} | {
+    # Left out: fields that hold paths, that the facts below include, or that change speed only.
+    left_out = (*TREE_FIELDS, "classes", "descriptions", "encoder", "crop_scale_written")
+    facts = {key: value for key, value in asdict(config).items() if key not in left_out} | {
         "version": __version__,
         "dataset": dataset.fingerprint,
         "class_names": _digest(dataset.class_names),
@@ -226,19 +237,19 @@ def plan(
     configs: Sequence[Config],
     encoders: Sequence[str] = (),
     methods: Sequence[str] = (),
-) -> list[Cell]:
+) -> list[GridCell]:
     """List the cells, table by table.
 
     Args:
-        tables: of the paper.
-        configs: of datasets; each belongs to the table that prints it.
-        encoders: specs; the table's own if there are none.
-        methods: names; the table's own if there are none.
+        tables: tables of the paper.
+        configs: configs of datasets; each belongs to the table that has it.
+        encoders: specs; those of the table if empty.
+        methods: names; those of the table if empty.
     """
     return [
-        Cell(table, config, spec, tuple(methods or table.methods))
+        GridCell(table, config, spec, tuple(methods or table.methods))
         for table in tables
         for config in configs
-        if config.name in table.pictures
+        if config.name in table.images
         for spec in dict.fromkeys(encoders) or [f"open_clip:{arch}/openai" for arch in table.encoders]
     ]

@@ -1,4 +1,4 @@
-"""The published figures (Li et al., ICML 2024, arXiv 2406.02915), read from the CSV files beside this module."""
+"""The published accuracies (Li et al., ICML 2024, arXiv 2406.02915), from the CSV files in this folder."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ class PublishedTable:
 
     Attributes:
         number: 1 or 2.
-        encoders: its columns, as open_clip names the architectures.
-        methods: its rows.
-        pictures: dataset to the size of its official test split.
-        top1: (dataset, encoder, method) to the published top-1 accuracy in percent.
+        encoders: the columns, by open_clip's names of the architectures.
+        methods: the rows.
+        images: number of images of each dataset's official test split.
+        top1: published top-1 accuracy in percent, by (dataset, encoder, method).
     """
 
     number: int
     encoders: tuple[str, ...]
     methods: tuple[str, ...]
-    pictures: Mapping[str, int]
+    images: Mapping[str, int]
     top1: Mapping[tuple[str, str, str], float]
 
     @property
     def title(self) -> str:
-        """What the table is about."""
+        """Number and title of the table."""
         return f"Table {self.number}. {TABLES[self.number]}"
 
 

@@ -1,4 +1,4 @@
-"""Published beside measured: as rows, Markdown and LaTeX."""
+"""Published and measured accuracies side by side, as Markdown and LaTeX."""
 
 from __future__ import annotations
 
@@ -9,40 +9,41 @@ from typing import Any
 
 from tabulate import tabulate
 
-from crossalign.evaluation.reproduction.grid import Cell, Outcome
+from crossalign.evaluation.latex import escape_latex, latex_table
+from crossalign.evaluation.reproduction.grid import GridCell, Outcome
 from crossalign.evaluation.reproduction.published import SOURCE, PublishedTable, published_encoder
 from crossalign.evaluation.reproduction.verdict import NOT_PUBLISHED, sigma, verdict
 from crossalign.methods.registry import pick_methods
 
-HEADER = ["dataset", "encoder", "method", "published", "measured", "difference", "2 sigma", "verdict", "pictures"]
+HEADER = ["dataset", "encoder", "method", "published", "measured", "difference", "2 sigma", "verdict", "images"]
 PUBLISHED_NOTE = (
-    f"The column `published` holds the figures that were published ({SOURCE}); nothing in it was measured here. "
+    f"The column `published` holds the published accuracies ({SOURCE}); they were not measured here. "
     "Top-1 accuracy in percent; difference and 2 sigma in points."
 )
 SIGMA_NOTE = (
-    "Sigma is the noise between two runs on the same pictures with the same weights: rounding, arithmetic, random crops "
-    "(rather too much than too little), and the choice of pictures where not all of the official ones were measured. Which "
-    "pictures are in the official set is no part of it."
+    "Sigma is the noise between two runs on the same images with the same weights: rounding, arithmetic, random crops "
+    "(an overestimate), and the choice of images if only some of the official ones were measured. It does not include the "
+    "choice of the official test images."
 )
 BUNDLED_NOTE = (
-    "* measured with the descriptions that ship with crossalign, which are not those of the published figures: the verdict "
-    "is then about other sentences too."
+    "* measured with the descriptions that ship with crossalign. The published accuracies were measured with others, so a "
+    "difference may come from the descriptions."
 )
 
 
 @dataclass(frozen=True)
-class Row:
-    """One method's line; accuracies in percent.
+class PublishedRow:
+    """One row of the report; accuracies in percent.
 
     Attributes:
         dataset, encoder, method: what was measured.
-        published: None if it isn't among the published figures.
-        measured: top-1.
-        sigma: of their difference, in points; None if unknown.
-        verdict: in words.
-        bundled: whether the descriptions were the package's.
-        n: pictures measured.
-        pictures: of the official test split.
+        published: published top-1; None if the paper has none.
+        measured: measured top-1.
+        sigma: standard deviation of their difference, in points; None if unknown.
+        verdict: one of the verdicts of `verdict.verdict`.
+        bundled: whether the descriptions were those that ship with crossalign.
+        n: number of images measured.
+        images: number of images of the official test split.
     """
 
     dataset: str
@@ -54,10 +55,10 @@ class Row:
     verdict: str
     bundled: bool
     n: int
-    pictures: int
+    images: int
 
     def texts(self) -> list[str]:
-        """Lay the row out under HEADER."""
+        """Cells of the row, by HEADER."""
         return [
             self.dataset,
             self.encoder,
@@ -67,65 +68,76 @@ class Row:
             "" if self.published is None else f"{self.measured - self.published:+.2f}",
             "" if self.sigma is None else f"{2 * self.sigma:.2f}",
             self.verdict + (" *" if self.bundled and self.published is not None else ""),
-            str(self.n) if self.n == self.pictures else f"{self.n} of {self.pictures}",
+            str(self.n) if self.n == self.images else f"{self.n} of {self.images}",
         ]
 
 
-def rows_of(cell: Cell, content: Mapping[str, Any]) -> list[Row]:
-    """Put a cell's results beside the published figures."""
+def rows_of(cell: GridCell, content: Mapping[str, Any]) -> list[PublishedRow]:
+    """Compare the results of a cell with the published accuracies."""
     dataset, encoder = content["dataset"]["name"], content["encoder"]["name"]
-    pictures = cell.table.pictures[dataset]
+    images = cell.table.images[dataset]
     bundled = any(source.startswith("bundled:") for source in content["descriptions"])
     rows = []
     for row in content["results"]:
         method = row["method"]
-        known = cell.table.top1.get((dataset, published_encoder(encoder) or "", method))
-        noise = None if known is None else sigma(row, known, pictures)
-        said = verdict(row["top1"], known, noise)
-        starred = bundled and pick_methods([method])[0].needs_descriptions
-        rows.append(Row(dataset, encoder, method, known, row["top1"], noise, said, starred, row["n"], pictures))
+        published = cell.table.top1.get((dataset, published_encoder(encoder) or "", method))
+        noise = None if published is None else sigma(row, published, images)
+        rows.append(
+            PublishedRow(
+                dataset=dataset,
+                encoder=encoder,
+                method=method,
+                published=published,
+                measured=row["top1"],
+                sigma=noise,
+                verdict=verdict(row["top1"], published, noise),
+                bundled=bundled and pick_methods([method])[0].needs_descriptions,
+                n=row["n"],
+                images=images,
+            )
+        )
     return rows
 
 
 def markdown(outcome: Outcome, command: str) -> str:
-    """Write the tables with their notes and provenance for people."""
+    """Format the tables with their notes and provenance as Markdown."""
     parts = ["# Published and measured", PUBLISHED_NOTE, SIGMA_NOTE]
-    rows: list[Row] = []
-    for table, of_table in _by_table(outcome):
-        rows += of_table
-        shown = tabulate([row.texts() for row in of_table], HEADER, tablefmt="github", disable_numparse=True)
-        parts += [f"## {table.title}", shown]
+    rows: list[PublishedRow] = []
+    for table, table_rows in _by_table(outcome):
+        rows += table_rows
+        cells = tabulate([row.texts() for row in table_rows], HEADER, tablefmt="github", disable_numparse=True)
+        parts += [f"## {table.title}", cells]
     parts += [counts(rows)] + [_escape_star(BUNDLED_NOTE)] * _starred(rows)
     parts += ["## Provenance", "\n".join(f"- {line}" for line in provenance(outcome, command))]
-    if lacking := not_measured(outcome):
-        parts += ["## Not measured", "\n".join(f"- {sentence}" for sentence in lacking)]
+    if failures := not_measured(outcome):
+        parts += ["## Not measured", "\n".join(f"- {sentence}" for sentence in failures)]
     return "\n\n".join(parts) + "\n"
 
 
 def latex(outcome: Outcome, command: str) -> str:
-    r"""Write the same as tables to \input; they need the package booktabs and no other."""
+    r"""Format the same as LaTeX to \input; it needs the package booktabs only."""
     parts = [r"% Needs \usepackage{booktabs}."]
-    rows: list[Row] = []
-    for table, of_table in _by_table(outcome):
-        rows += of_table
-        inner = tabulate([row.texts() for row in of_table], HEADER, tablefmt="latex_booktabs", disable_numparse=True)
+    rows: list[PublishedRow] = []
+    for table, table_rows in _by_table(outcome):
+        rows += table_rows
+        inner = latex_table(HEADER, [[escape_latex(cell) for cell in row.texts()] for row in table_rows])
         caption = escape_latex(f"Published and measured: {table.title.split('. ')[1]}.")
         parts.append(f"\\begin{{table}}\n\\centering\\footnotesize\n\\caption{{{caption}}}\n{inner}\n\\end{{table}}")
     notes = [PUBLISHED_NOTE.replace("`", ""), SIGMA_NOTE, counts(rows)] + [BUNDLED_NOTE] * _starred(rows)
-    lines = [*notes, *provenance(outcome, command), *(f"not measured: {lacking}" for lacking in not_measured(outcome))]
+    lines = [*notes, *provenance(outcome, command), *(f"not measured: {failure}" for failure in not_measured(outcome))]
     parts += [f"\\par\\noindent {escape_latex(line)}" for line in lines]
     return "\n\n".join(parts) + "\n"
 
 
-def counts(rows: Sequence[Row]) -> str:
+def counts(rows: Sequence[PublishedRow]) -> str:
     """Count the verdicts: "5 within 2 sigma, 1 above"."""
-    found = Counter(row.verdict for row in rows)
-    order = sorted(found, key=lambda said: (said == NOT_PUBLISHED, -found[said]))
-    return ", ".join(f"{found[said]} {said}" for said in order) + "."
+    numbers = Counter(row.verdict for row in rows)
+    order = sorted(numbers, key=lambda verdict: (verdict == NOT_PUBLISHED, -numbers[verdict]))
+    return ", ".join(f"{numbers[verdict]} {verdict}" for verdict in order) + "."
 
 
 def provenance(outcome: Outcome, command: str) -> list[str]:
-    """Say what the figures were made with, a line each."""
+    """Versions, encoders, views, texts, datasets and command behind the measured accuracies, one line each."""
     contents = [content for _, content in outcome.done]
     encoders = dict.fromkeys(f"{c['encoder']['name']} (weights {c['encoder']['fingerprint']})" for c in contents)
     views = dict.fromkeys(
@@ -150,29 +162,11 @@ def provenance(outcome: Outcome, command: str) -> list[str]:
 
 
 def not_measured(outcome: Outcome) -> list[str]:
-    """Say what did not run, a line each: first what is there and failed, then what is missing."""
+    """One line for each dataset or encoder that was not measured: first those that failed, then those that are missing."""
     return [" ".join(sentence.split()) for sentence in (*outcome.failed, *outcome.missing)]
 
 
-def escape_latex(text: str) -> str:
-    """Make plain text safe to set with LaTeX."""
-    # Two hyphens in a row would be set as a dash, and an option such as --seed could not be copied.
-    return text.translate(_LATEX).replace("--", "-{}-")
-
-
-_LATEX = str.maketrans(
-    {
-        **{mark: f"\\{mark}" for mark in "&%$#_{}"},
-        "\\": r"\textbackslash{}",
-        "~": r"\textasciitilde{}",
-        "^": r"\textasciicircum{}",
-        "<": r"\ensuremath{<}",
-        ">": r"\ensuremath{>}",
-    }
-)
-
-
-def _by_table(outcome: Outcome) -> list[tuple[PublishedTable, list[Row]]]:
+def _by_table(outcome: Outcome) -> list[tuple[PublishedTable, list[PublishedRow]]]:
     tables = {cell.table.number: cell.table for cell, _ in outcome.done}
     return [
         (table, [row for cell, content in outcome.done if cell.table is table for row in rows_of(cell, content)])
@@ -180,7 +174,7 @@ def _by_table(outcome: Outcome) -> list[tuple[PublishedTable, list[Row]]]:
     ]
 
 
-def _starred(rows: Sequence[Row]) -> int:
+def _starred(rows: Sequence[PublishedRow]) -> int:
     return int(any(row.bundled and row.published is not None for row in rows))
 
 

@@ -1,4 +1,4 @@
-"""Explanations as figures, for a screen, a document or a paper."""
+"""Explanations as figures, for screens and for papers."""
 
 from __future__ import annotations
 
@@ -8,31 +8,36 @@ from matplotlib.figure import Figure
 
 from crossalign.explanation import Explanation
 from crossalign.images.decoding import ImageLike
-from crossalign.reports.figures._bars import OURS, RIVAL, draw_legend, draw_panel, panel
+from crossalign.reports.figures._bars import FIRST_COLOUR, RIVAL_COLOUR, draw_legend, draw_panel, panel
 from crossalign.reports.figures._matrix import matrix_figure
 from crossalign.reports.figures._names import verdict
-from crossalign.reports.figures._page import BIG, EDGE, FORMATS, Page, figure_bytes, open_picture, text_height, wrap
-from crossalign.reports.figures._pictures import draw_pictures, pictures_height
+from crossalign.reports.figures._page import BIG, EDGE, FORMATS, Page, figure_bytes, open_image, text_height, wrap
+from crossalign.reports.figures._views import draw_views, views_height
 
 __all__ = ["FORMATS", "explanation_figure", "figure_bytes", "matrix_figure"]
 
 WIDTH = 10.0
-"""Inches."""
+"""Width of the figure, in inches."""
 
 
 def explanation_figure(image: ImageLike, explanation: Explanation, rival: Explanation | None = None) -> Figure:
-    """Draw why a picture got its label: where the evidence lies, which views and descriptions speak for it.
+    """Draw an explanation: a map of the evidence, the views and descriptions that contribute most, and all similarities.
+
+    The parts are placed in inches, from measured text, because rows of the bar charts must be as high as their wrapped text.
 
     Args:
-        image: the explained picture.
-        explanation: of the method in question.
-        rival: of another method. Each of the two must explain the other's best label too (`explain`'s `also`).
+        image: the explained image.
+        explanation: the explanation of the method.
+        rival: the explanation of a second method, for comparison. Each of the two must explain the best label of the other
+            (argument `also` of `explain`).
 
     Raises:
-        InputError: the picture cannot be read, or one of the two lacks the other's best label.
+        InputError: the image cannot be read, or one explanation lacks the other's best label.
     """
-    picture = open_picture(image)
-    methods = [(explanation, OURS)] if rival is None else [(explanation, OURS), (rival, RIVAL)]
+    pixels = open_image(image)
+    methods = [(explanation, FIRST_COLOUR)]
+    if rival is not None:
+        methods.append((rival, RIVAL_COLOUR))
     labels = dict.fromkeys(method.classes[0].label for method, _ in methods)
     panels = [panel(explanation, rival, label, WIDTH) for label in labels]
     header = [
@@ -40,19 +45,19 @@ def explanation_figure(image: ImageLike, explanation: Explanation, rival: Explan
     ]
     heights = [
         EDGE + text_height(len(header), BIG) + 0.1,
-        pictures_height(explanation),
-        *(of_class.height for of_class in panels),
+        views_height(explanation),
+        *(class_panel.height for class_panel in panels),
         0.4,
     ]
     tops = list(accumulate(heights))
     page = Page(WIDTH, tops[-1])
     for row, (line, colour) in enumerate(header):
         page.text(EDGE, EDGE + text_height(row, BIG), [line], BIG, color=colour, weight="bold")
-    draw_pictures(page, tops[0], picture, explanation)
-    # All panels count the same similarities by the same inches.
-    limits = (min(of_class.low for of_class in panels), max(of_class.high for of_class in panels))
+    draw_views(page, tops[0], pixels, explanation)
+    # All panels have the same scale.
+    limits = (min(class_panel.low for class_panel in panels), max(class_panel.high for class_panel in panels))
     letters = "de" if len(explanation.boxes) > 1 else "cd"
-    for letter, top, of_class in zip(letters, tops[1:], panels, strict=False):
-        draw_panel(page, top, of_class, letter, limits)
+    for letter, top, class_panel in zip(letters, tops[1:], panels, strict=False):
+        draw_panel(page, top, class_panel, letter, limits)
     draw_legend(page, tops[-2], explanation, rival)
     return page.figure

@@ -1,30 +1,30 @@
-"""What figures call methods and what they found."""
+"""Names and numbers as figures show them."""
 
 from __future__ import annotations
 
 from crossalign.explanation import Explanation
 
-LONGEST_LABEL = 32
+MAX_LABEL = 32
 
 
 def method_name(method: str) -> str:
-    """Spell a method as papers do."""
+    """Spelling of a method in papers."""
     return {"cupl": "CuPL", "waffle": "Waffle"}.get(method, method.upper())
 
 
 def verdict(explanation: Explanation) -> str:
-    """Say what a method found, and what it thinks next likely."""
-    found = [f"{of_class.label} ({percent(of_class.probability)})" for of_class in explanation.classes[:2]]
-    return f"{method_name(explanation.method)}: {found[0]}, then {found[1]}"
+    """The two best labels of a method: "WCA: cat (80 %), then dog (15 %)"."""
+    labels = [f"{evidence.label} ({percent(evidence.probability)})" for evidence in explanation.classes[:2]]
+    return f"{method_name(explanation.method)}: {labels[0]}, then {labels[1]}"
 
 
 def short(label: str) -> str:
-    """Cut a label that would fill a title."""
-    return label if len(label) <= LONGEST_LABEL else f"{label[: LONGEST_LABEL - 1].rstrip()}…"
+    """Shorten a label that is too long for a title."""
+    return label if len(label) <= MAX_LABEL else f"{label[: MAX_LABEL - 1].rstrip()}…"
 
 
 def percent(probability: float) -> str:
-    """Write a probability for people: on one line, and never 0 or 100 %."""
+    """Format a probability, without a line break and never as 0 or 100 %."""
     if probability < 0.01:
         return "<1\N{NO-BREAK SPACE}%"
     return f"{'>99' if probability > 0.99 else round(100 * probability)}\N{NO-BREAK SPACE}%"

@@ -1,4 +1,4 @@
-"""Figures whose parts are placed in inches, with text that is measured before it is drawn; no display is needed."""
+"""A page with parts placed in inches and text measured before it is drawn; needs no display."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ from PIL import Image
 from crossalign.images.decoding import ImageLike, read_image
 
 BIG, SMALL = 11.0, 8.0
-"""Sizes of titles and of all else, in points."""
+"""Font sizes of titles and of other text, in points."""
 EDGE = 0.2
-"""The page's margin, in inches."""
+"""Margin of the page, in inches."""
 FORMATS = ("png", "svg", "pdf")
 LETTER = 0.16
-"""Inches between a panel's letter and its title."""
-PIXELS = 200
-"""That are drawn an inch."""
+"""Distance between a panel's letter and its title, in inches."""
+IMAGE_DPI = 200
+"""Resolution of embedded images, in pixels per inch; more would only make vector files larger."""
 
 
 class Page:
     """A white page.
 
     Attributes:
-        figure: what is drawn.
-        width, height: in inches.
+        figure: the matplotlib figure.
+        width, height: size in inches.
     """
 
     def __init__(self, width: float, height: float):
@@ -44,48 +44,47 @@ class Page:
         FigureCanvasAgg(self.figure)
 
     def axes(self, left: float, top: float, width: float, height: float) -> Axes:
-        """Place axes, in inches from the upper left corner."""
-        place = (left, self.height - top - height, width, height)
-        share = (self.width, self.height, self.width, self.height)
-        return self.figure.add_axes(tuple(p / s for p, s in zip(place, share, strict=True)))  # type: ignore[arg-type]
+        """Add axes, placed in inches from the upper left corner."""
+        bottom = self.height - top - height
+        return self.figure.add_axes((left / self.width, bottom / self.height, width / self.width, height / self.height))
 
     def text(self, left: float, top: float, lines: Sequence[str], size: float = SMALL, **style: Any) -> None:
-        """Write lines as they stand (no formulas in them), each on its own baseline, so that neighbours align."""
+        """Write lines of plain text, each on its own baseline, so that columns side by side align."""
         for row, line in enumerate(lines):
             place = (left / self.width, 1 - (top + text_height(row + 0.75, size)) / self.height)
             self.figure.text(*place, line, fontsize=size, va="baseline", parse_math=False, **style)
 
     def title(self, left: float, top: float, letter: str, lines: Sequence[str]) -> None:
-        """Title a panel by its letter and some lines."""
+        """Write the letter of a panel and its title."""
         self.text(left, top, [letter], weight="bold")
         self.text(left + LETTER, top, lines)
 
-    def colourbar(self, axes: Axes, shown: ScalarMappable, label: str) -> None:
-        """Fill axes with the legend of a colour map."""
-        bar = self.figure.colorbar(shown, cax=axes, orientation="horizontal")
+    def colourbar(self, axes: Axes, values: ScalarMappable, label: str) -> None:
+        """Draw a colour bar into axes."""
+        bar = self.figure.colorbar(values, cax=axes, orientation="horizontal")
         bar.ax.tick_params(labelsize=SMALL, length=2, pad=1)
         bar.ax.locator_params(nbins=4)
         bar.ax.xaxis.set_major_formatter(lambda value, _: f"{value:g}".replace("-", "−"))
         bar.ax.set_xlabel(label, fontsize=SMALL, labelpad=2, parse_math=False)
 
 
-def open_picture(image: ImageLike) -> Image.Image:
-    """Read a picture as it is drawn."""
+def open_image(image: ImageLike) -> Image.Image:
+    """Read an image to draw."""
     return Image.fromarray(read_image(image).permute(1, 2, 0).numpy())
 
 
-def draw_picture(axes: Axes, picture: Image.Image, inches: float, size: tuple[int, int] | None = None) -> None:
-    """Show a picture in a thin frame.
+def draw_image(axes: Axes, image: Image.Image, inches: float, size: tuple[int, int] | None = None) -> None:
+    """Draw an image in a thin frame.
 
     Args:
-        axes: where.
-        picture: RGB or grey; it is shrunk in place.
-        inches: of its longer side; no more pixels are taken than print shows, so that vector files stay small.
-        size: (width, height) that the axes' coordinates count; by default the picture's pixels.
+        axes: where to draw.
+        image: RGB or grey; it is shrunk in place to `IMAGE_DPI`.
+        inches: length of its longer side on the page.
+        size: (width, height) of the axes' coordinates; by default the image's size in pixels.
     """
-    width, height = size or picture.size
-    picture.thumbnail((round(inches * PIXELS),) * 2, Image.Resampling.LANCZOS)
-    axes.imshow(np.asarray(picture), extent=(0, width, height, 0), cmap="gray", vmin=0, vmax=255)
+    width, height = size or image.size
+    image.thumbnail((round(inches * IMAGE_DPI),) * 2, Image.Resampling.LANCZOS)
+    axes.imshow(np.asarray(image), extent=(0, width, height, 0), cmap="gray", vmin=0, vmax=255)
     axes.set_xticks([])
     axes.set_yticks([])
     for spine in axes.spines.values():
@@ -96,11 +95,11 @@ def wrap(text: str, width: float, size: float = SMALL, *, most: int | None = Non
     """Break text into lines.
 
     Args:
-        text: words; one that is too long for a line is broken too.
-        width: of a line, in inches.
-        size: of the font, in points.
-        most: lines; what does not fit them is cut, and an ellipsis says so.
-        bold: whether the font is.
+        text: the text; words longer than a line are broken too.
+        width: width of a line, in inches.
+        size: font size, in points.
+        most: largest number of lines; longer text ends with an ellipsis.
+        bold: whether the font is bold.
     """
     lines = [""]
     for word in filter(None, text.split(" ")):
@@ -124,27 +123,27 @@ def wrap(text: str, width: float, size: float = SMALL, *, most: int | None = Non
 
 
 def text_height(lines: float, size: float = SMALL) -> float:
-    """Say how many inches some lines take."""
+    """Height of some lines, in inches."""
     return lines * size * 1.4 / 72
 
 
 @lru_cache(maxsize=4096)
 def text_width(text: str, size: float = SMALL, bold: bool = False) -> float:
-    """Measure a line in inches."""
+    """Width of a line, in inches."""
     font = FontProperties(size=size, weight="bold" if bold else "normal")
     points: float = text_to_path.get_text_width_height_descent(text, font, ismath=False)[0]
     return points / 72
 
 
 def figure_bytes(figure: Figure, format: str, dpi: int = 150) -> bytes:
-    """Give a figure as a file's content: "png", "svg" or "pdf"; the same figure gives the same bytes."""
+    """Content of a "png", "svg" or "pdf" file with the figure; the same figure gives the same bytes."""
     content = io.BytesIO()
     settings: dict[str, dict[str, Any]] = {
         "png": {"dpi": dpi, "pil_kwargs": {"optimize": True}},
         "svg": {"dpi": dpi, "metadata": {"Date": None}},
         "pdf": {"dpi": dpi, "metadata": {"CreationDate": None}},
     }
-    # Hinted letters are wider than measured; and journals refuse Type 3 fonts, matplotlib's default.
+    # Hinted text is wider than measured. Journals refuse Type 3 fonts, matplotlib's default.
     with matplotlib.rc_context({"text.hinting": "none", "pdf.fonttype": 42, "svg.hashsalt": "crossalign"}):
         figure.savefig(content, format=format, **settings[format])
     return content.getvalue()
