@@ -42,7 +42,7 @@ from crossalign.store.shards import Store
 from crossalign.images.crops import ViewRecipe
 
 dataset = load_dataset(load_config("folder"), sys.argv[1])
-encoder = load_encoder("builtin", "cpu")
+encoder = load_encoder("builtin", "cpu", runtime="torch", precision="f32")
 options = {}
 if len(sys.argv) > 4:
     options["encode"] = Cluster(encoder, partial(load_encoder, "builtin", "cpu"), address=sys.argv[4]).encode

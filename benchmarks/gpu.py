@@ -35,7 +35,7 @@ from crossalign.images.decoding import read_image
 from limits import best_rate, view_operations
 from speed import RECIPE, VIT, Contest, _files, reference
 
-WAYS = {"f32": ("torch", "f32"), "bf16": ("torch", "bf16"), "bf16 compiled": ("torch-compile", "bf16")}
+WAYS = {"f32": ("torch", "f32"), "bf16": ("torch", "bf16")}
 ALONE = ", encoder alone"
 """Stands behind the way in a contestant's name."""
 
@@ -44,12 +44,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="A folder with oxford_pets370 in it; else photos of scikit-image.")
     parser.add_argument("--images", type=int, default=96)
-    parser.add_argument("--device", default="cuda", help="A CPU has no compiled way.")
+    parser.add_argument("--device", default="cuda")
     parser.add_argument("--json", type=Path, help="Write ratios, times and limits there.")
     options = parser.parse_args()
     warnings.filterwarnings("ignore")
-    ways = WAYS if options.device != "cpu" else {name: way for name, way in WAYS.items() if way[0] == "torch"}
-    encoders = {name: load_encoder(VIT, options.device, runtime=way[0], precision=way[1]) for name, way in ways.items()}
+    encoders = {name: load_encoder(VIT, options.device, runtime=way[0], precision=way[1]) for name, way in WAYS.items()}
     device = encoders["f32"].device
     print(f"{torch.cuda.get_device_name(device) if device.type == 'cuda' else device}, torch {torch.__version__}")
     with tempfile.TemporaryDirectory() as folder:

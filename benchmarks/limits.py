@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from crossalign.encoders import Encoder
 from crossalign.encoders._openvino import load as load_openvino
-from crossalign.encoders._runtime import Tower
+from crossalign.encoders._tower import Tower
 from crossalign.images.crops import Preprocessing
 
 ATTEMPTS = 20

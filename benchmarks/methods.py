@@ -74,7 +74,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True)
     options = parser.parse_args()
-    encoder = load_encoder("builtin", "cpu", runtime="openvino")
+    encoder = load_encoder("builtin", "cpu", runtime="openvino", precision="f32")
     parts = [HEAD, *(section(options.data / folder, *about, encoder) for folder, about in SETS.items())]
     parts.append(transductive(options.data, encoder))
     options.output.write_text("\n".join(parts), encoding="utf-8")

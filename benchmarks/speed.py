@@ -183,9 +183,9 @@ def main() -> None:
             precision: load_encoder(VIT, "cpu", runtime=runtime, precision=precision)
             for runtime, precision in (("torch", "f32"), ("openvino", "bf16"), ("openvino", "int8"))
         }
-        vit["openvino f32"] = load_encoder(VIT, "cpu", runtime="openvino")
+        vit["openvino f32"] = load_encoder(VIT, "cpu", runtime="openvino", precision="f32")
         builtin = load_encoder("builtin", "cpu", runtime="auto", precision=None)
-        plain = load_encoder("builtin", "cpu")
+        plain = load_encoder("builtin", "cpu", runtime="torch", precision="f32")
         labels, descriptions = _question(options.data)
         classify = Classifier(labels, descriptions, encoder=builtin, views="adaptive")
         pets = tuple(bundled_descriptions("oxford_pet").classes)

@@ -48,7 +48,7 @@ def _own_cache(shared_cache, tmp_path_factory, monkeypatch):
 def builtin():
     from crossalign.encoders import load_encoder
 
-    return load_encoder("builtin", "cpu")
+    return load_encoder("builtin", "cpu", runtime="torch", precision="f32")
 
 
 @pytest.fixture(scope="session")
@@ -57,4 +57,4 @@ def untrained():
     from crossalign.encoders import load_encoder
 
     with pytest.warns(UserWarning, match="untrained"):
-        return load_encoder("open_clip:ViT-B-32/random", "cpu")
+        return load_encoder("open_clip:ViT-B-32/random", "cpu", runtime="torch", precision="f32")

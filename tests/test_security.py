@@ -254,7 +254,7 @@ from pathlib import Path
 
 import torch
 from crossalign.encoders import _openvino
-from crossalign.encoders._runtime import Tower
+from crossalign.encoders._tower import Tower
 from crossalign.images.crops import Preprocessing
 
 layers = torch.nn.Conv2d(3, 8, 3, 4), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(512, 8)
@@ -262,12 +262,12 @@ tower = Tower(torch.nn.Sequential(*layers).eval().requires_grad_(False), Preproc
 views = torch.zeros((4, 3, 32, 32), dtype=torch.uint8)
 _openvino.load(tower, "int8", _openvino.file_of(Path("towers"), "0"), views)(views)
 assert "nncf" in sys.modules and "openvino" in sys.modules
-assert [name for name in sys.modules if name.split(".")[0] == "openvino_telemetry"] == ["openvino_telemetry"]
-assert sys.modules["openvino_telemetry"] is None
+assert not [name for name in sys.modules if name.split(".")[0] == "openvino_telemetry"]
 """
     home = tmp_path / "home"
     home.mkdir()
     environment = {"HOME": str(home), "PATH": os.environ["PATH"], "OMP_NUM_THREADS": "1"}
+    environment["PYTHONPATH"] = os.environ.get("PYTHONPATH", "")
     command = [sys.executable, "-W", "ignore", "-c", code]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=tmp_path, timeout=120)
     assert done.returncode == 0, done.stderr

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Any
-
-# Torch's threads spin for a while when they are out of work; beside decoding threads, another runtime's or another program,
-# they would take the cores from those who have some. Only heard if torch has not been imported yet.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 __version__ = "0.1.0"
 __all__ = ["Classification", "Classifier", "InputError", "Prediction", "__version__"]

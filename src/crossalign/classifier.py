@@ -117,7 +117,7 @@ class Classifier:
         seed: int = 0,
         form: Form = "released",
         device: str = "auto",
-        runtime: str = "torch",
+        runtime: str = "auto",
         precision: str | None = None,
         num_workers: int = 2,
         store: Store | None = None,
@@ -140,8 +140,7 @@ class Classifier:
             seed: of boxes and random descriptors. A picture's boxes depend on it and on its size, not on its neighbours.
             form: of the score, "released" or "paper".
             device: where to compute.
-            runtime, precision: of an encoder that is given by its spec; see `load_encoder`. "auto" is worth its start for
-                more than a few pictures.
+            runtime, precision: of an encoder that is given by its spec; see `load_encoder`.
             num_workers: threads that decode and cut.
             store: keeps the labels' features between runs, if given.
             progress: shown while the texts of many labels are encoded.

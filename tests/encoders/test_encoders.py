@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from functools import partial
 
 import numpy as np
 import open_clip
@@ -11,7 +12,8 @@ import torch
 from PIL import Image
 
 from conftest import PHOTOS
-from crossalign.encoders import _torch, backends, describe, load_encoder, pick_device
+from crossalign import encoders
+from crossalign.encoders import _torch, backends, describe, pick_device
 from crossalign.encoders._runtime import LEAST_COSINE, example_views
 from crossalign.encoders._texts import encode_distinct
 from crossalign.encoders.builtin import ConseSettings, _classifier, _sentence_model
@@ -19,6 +21,7 @@ from crossalign.errors import InputError
 from crossalign.images.crops import ViewRecipe, cut_views
 from crossalign.images.decoding import read_image
 
+load_encoder = partial(encoders.load_encoder, runtime="torch", precision="f32")
 TEXTS = [
     "a photo of a cat.",
     "a",

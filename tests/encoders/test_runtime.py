@@ -1,20 +1,21 @@
 """How an image tower is computed: what is chosen, what is kept, and that it agrees with torch in float32."""
 
 import json
-import os
-import subprocess
-import sys
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
+from test_open_clip_models import a_folder
 
 from command import fails, run
 from conftest import PHOTOS
-from crossalign.encoders import _openvino, _runtime, _torch, load_encoder
-from crossalign.encoders._runtime import LEAST_COSINE, TORCH_HANDICAP, Tower, example_views, pick_runtime, reference
+from crossalign.cli import main
+from crossalign.encoders import _openvino, _torch, load_encoder, measured_choice, time_runtimes
+from crossalign.encoders._choice import choice_file
+from crossalign.encoders._runtime import LEAST_COSINE, Subject, example_views, pick_runtime, preferred_ways, reference
+from crossalign.encoders._timing import time_runtimes as time_subject
+from crossalign.encoders._tower import Tower
 from crossalign.errors import InputError
 from crossalign.features.pipeline import encode_views
 from crossalign.images.crops import Preprocessing, ViewRecipe, cut_views
@@ -47,11 +48,12 @@ def finish(outputs):
     return torch.nn.functional.normalize(outputs, dim=-1)
 
 
+def subject(folder, tower=None):
+    return Subject(tower or small_tower(), finish, CPU, folder / "towers" / "digest")
+
+
 def pick(folder, engine="auto", precision=None, calibration=(), tower=None):
-    tower = tower or small_tower()
-    return pick_runtime(
-        tower, finish, "digest", CPU, engine=engine, precision=precision, calibration=calibration, folder=folder
-    )
+    return pick_runtime(subject(folder, tower), engine, precision, calibration)
 
 
 def checks(folder):
@@ -73,7 +75,7 @@ def files(folder):
 
 def test_torch_in_float32_is_the_reference_and_needs_no_check(tmp_path):
     runtime = pick(tmp_path, "torch", "f32")
-    assert (runtime.key, runtime.cosine, runtime.milliseconds) == ("", 1.0, None)
+    assert (runtime.key, runtime.cosine) == ("", 1.0)
     assert not (tmp_path / "towers").exists()
 
 
@@ -95,43 +97,121 @@ def test_openvino_computes_the_same_at_any_batch(tmp_path):
     torch.testing.assert_close(runtime.run(pixels.float() / 255), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_auto_takes_the_fastest_that_agrees(tmp_path):
-    runtime = pick(tmp_path)
-    assert runtime.cosine >= LEAST_COSINE
-    outcomes = [outcome for _, outcome in _checks(tmp_path)]
-    assert {"torch", "openvino"} == {outcome["way"][0] for outcome in outcomes}
-    assert ("torch", "bf16") not in checks(tmp_path)
-    agreeing = [outcome for outcome in outcomes if outcome["lowest_cosine"] >= LEAST_COSINE]
-    best = min(agreeing, key=lambda o: o["ms_per_view"] * (TORCH_HANDICAP if o["way"][0] == "torch" else 1))
-    assert runtime.milliseconds == best["ms_per_view"]
+AMD = {"architecture": "x86_64", "cpu_name": "AMD EPYC", "avx512_bf16": True, "amx_bf16": False}
+INTEL = AMD | {"cpu_name": "Intel(R) Xeon(R)"}
 
 
-def test_auto_refuses_what_does_not_agree(tmp_path):
-    chosen = pick(tmp_path)
-    for (engine, _), file in checks(tmp_path).items():
-        if engine == "openvino":
-            rewrite(file, lowest_cosine=0.99, ms_per_view=1e-6)
-    assert pick(tmp_path).engine == "torch"
-    assert chosen.cosine >= LEAST_COSINE
+@pytest.mark.parametrize(
+    ("capabilities", "gains"),
+    [
+        (AMD, True),
+        # A flag alone does not tell: this one has the instructions, and multiplies no faster.
+        (INTEL, False),
+        (INTEL | {"amx_bf16": True}, True),
+        (AMD | {"avx512_bf16": False}, False),
+        ({"architecture": "aarch64", "arm_bf16": True, "cpu_name": "Neoverse"}, True),
+        ({"architecture": "aarch64", "arm_bf16": False}, False),
+        ({}, False),
+    ],
+)
+def test_bf16_is_taken_where_the_processor_gains_from_it(monkeypatch, capabilities, gains):
+    monkeypatch.setattr(_torch, "_capabilities", lambda: capabilities)
+    assert _torch.gains_from_bf16(CPU) is gains
+    assert preferred_ways(CPU, "torch", None) == [("torch", "bf16")] * gains + [("torch", "f32")]
 
 
-@pytest.mark.skipif(not _torch.cpu_has_bf16(), reason="this processor has no bfloat16")
-@pytest.mark.parametrize("engine", ["torch", "auto"])
-def test_where_openvino_is_not_in_play_torch_may_run_in_bfloat16(tmp_path, monkeypatch, engine):
-    if engine == "auto":
-        monkeypatch.setitem(sys.modules, "openvino", None)
-    pick(tmp_path, engine)
-    assert set(checks(tmp_path)) == {("torch", "f32"), ("torch", "bf16")}
-    rewrite(checks(tmp_path)["torch", "bf16"], lowest_cosine=0.9999, ms_per_view=1e-6)
-    assert pick(tmp_path, engine).key == "torch-bf16-weights"
+def test_auto_prefers_by_capability(monkeypatch):
+    monkeypatch.setattr(_openvino, "precisions", lambda: ["f32", "bf16", "int8"])
+    monkeypatch.setattr(_torch, "gains_from_bf16", lambda _: True)
+    assert preferred_ways(CPU, "auto", None) == [("openvino", "bf16"), ("openvino", "f32"), ("torch", "f32")]
+    monkeypatch.setattr(_torch, "gains_from_bf16", lambda _: False)
+    assert preferred_ways(CPU, "auto", None) == [("openvino", "f32"), ("torch", "f32")]
+    assert preferred_ways(CPU, "auto", "bf16") == [("openvino", "bf16"), ("torch", "bf16")]
+    assert preferred_ways(CPU, "auto", "int8") == [("openvino", "int8")]
+    monkeypatch.setattr(_openvino, "precisions", lambda: [])
+    assert preferred_ways(CPU, "auto", None) == [("torch", "f32")]
+
+
+def test_a_gpu_has_torch_alone(monkeypatch):
+    gpu = torch.device("cuda")
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: True)
+    assert preferred_ways(gpu, "auto", None) == [("torch", "bf16"), ("torch", "f32")]
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: including_emulation)
+    assert preferred_ways(gpu, "auto", None) == [("torch", "f32")]
+
+
+def test_auto_takes_what_agrees_and_time_plays_no_part(tmp_path, monkeypatch):
+    monkeypatch.setattr(_torch, "gains_from_bf16", lambda _: False)
+    first = pick(tmp_path)
+    assert (first.engine, first.precision) == ("openvino", "f32")
+    assert first.cosine >= LEAST_COSINE
+    ((way, file),) = checks(tmp_path).items()
+    assert way == ("openvino", "f32")
+    assert json.loads(file.read_text()).keys() == {"way", "machine", "lowest_cosine"}
+    rewrite(file, lowest_cosine=0.99)
+    assert pick(tmp_path).key == ""
+
+
+def test_bf16_that_does_not_agree_is_not_taken(tmp_path, monkeypatch):
+    monkeypatch.setattr(_torch, "gains_from_bf16", lambda _: True)
+    monkeypatch.setattr(_openvino, "precisions", lambda: [])
+    assert pick(tmp_path).key == "torch-bf16-weights"
     rewrite(checks(tmp_path)["torch", "bf16"], lowest_cosine=0.99)
-    assert pick(tmp_path, engine).key == ""
+    assert pick(tmp_path).key == pick(tmp_path, "torch").key == ""
 
 
-def test_where_the_processor_has_no_bfloat16_torch_stays_with_float32(tmp_path, monkeypatch):
-    monkeypatch.setattr(_torch, "cpu_has_bf16", lambda: False)
-    assert pick(tmp_path, "torch").key == ""
-    assert not (tmp_path / "towers").exists()
+def test_times_are_measured_on_request_and_stored(tmp_path, monkeypatch):
+    monkeypatch.setattr(_torch, "gains_from_bf16", lambda _: False)
+    timings, file = time_subject(subject(tmp_path))
+    assert file == choice_file(tmp_path / "towers" / "digest")
+    assert {("torch", "f32"), ("openvino", "f32"), ("torch", "bf16")} <= {(t.engine, t.precision) for t in timings}
+    agreeing = [t.milliseconds for t in timings if t.cosine >= LEAST_COSINE]
+    assert agreeing == sorted(agreeing)
+    assert all(t.milliseconds > 0 for t in timings)
+    stored = json.loads(file.read_text())
+    assert stored["fastest"] == stored["timings"][0]
+    for engine, precision in (("torch", "f32"), ("torch", "bf16"), ("openvino", "f32")):
+        rewrite(file, fastest={"engine": engine, "precision": precision})
+        runtime = pick(tmp_path)
+        assert (runtime.engine, runtime.precision) == (engine, precision)
+    rewrite(file, fastest={"engine": "torch", "precision": "bf16"})
+    # What is named is not overruled; nor does a choice count that was measured on another machine, or that is gone.
+    assert pick(tmp_path, "auto", "f32").engine == "openvino"
+    rewrite(file, machine=["another"])
+    assert pick(tmp_path).engine == "openvino"
+    file.unlink()
+    assert pick(tmp_path).engine == "openvino"
+
+
+def test_encoders_time_prints_and_stores(tmp_path, monkeypatch):
+    monkeypatch.setenv("CROSSALIGN_CACHE", str(tmp_path))
+    spec = f"open_clip:local-dir:{a_folder(tmp_path / 'tiny')}"
+    encoder = load_encoder(spec, "cpu", runtime="torch", precision="f32")
+    assert measured_choice(encoder) is None
+    done = CliRunner().invoke(main, ["encoders", spec, "--time"])
+    assert done.exit_code == 0, done.output
+    file = tmp_path / "towers" / encoder.fingerprint / "measured.json"
+    assert measured_choice(encoder) == file
+    fastest = json.loads(file.read_text())["fastest"]
+    assert (
+        f"Stored in {file}. From now on --runtime auto takes {fastest['engine']} in {fastest['precision']} here"
+        in done.output
+    )
+    assert "torch in f32" in done.output
+    again = CliRunner().invoke(main, ["encoders", spec])
+    assert f"measured     auto takes the fastest of {file}; remove that file" in again.output
+    assert f"runtime      {fastest['engine']} in {fastest['precision']}" in again.output
+    refused = CliRunner().invoke(main, ["encoders", "ViT-B", "--time"])
+    assert refused.exit_code == 2
+    assert "--time measures one encoder, but 'ViT-B' names none; give a SPEC, such as builtin" in refused.output
+
+
+def test_what_has_no_tower_has_no_times():
+    class Plain:
+        name = "point"
+
+    with pytest.raises(InputError, match="encoder point has no tower, so there is one way to compute it"):
+        time_runtimes(Plain())
 
 
 def test_who_names_a_precision_gets_it_even_if_it_does_not_agree(tmp_path):
@@ -205,10 +285,10 @@ def test_bfloat16_runs_in_both_engines(tmp_path):
 @pytest.mark.parametrize(
     ("engine", "precision", "message"),
     [
-        ("tensorflow", None, "runtime is 'tensorflow', but must be auto, torch, openvino or torch-compile"),
+        ("tensorflow", None, "runtime is 'tensorflow', but must be auto, torch or openvino"),
         ("auto", "f16", "precision is 'f16', but must be f32, bf16 or int8"),
         ("torch", "int8", "runtime torch with precision int8 is not there on cpu; torch has f32 and bf16, openvino has f32"),
-        ("torch-compile", None, "runtime torch-compile with precision auto is not there on cpu; .*torch-compile has none"),
+        ("torch-compile", None, "runtime is 'torch-compile', but must be auto, torch or openvino"),
     ],
 )
 def test_what_is_not_there_is_named(tmp_path, engine, precision, message):
@@ -230,68 +310,6 @@ def test_what_a_gpu_computes_in_agrees_with_the_reference():
     torch.testing.assert_close(last, tower(pixels), rtol=1e-5, atol=1e-5)
 
 
-def test_compiled_passes_have_one_size_and_are_cut_back(monkeypatch):
-    sizes = []
-
-    def backend(graph, inputs):
-        def compute(*arguments):
-            sizes.append({len(argument) for argument in arguments if argument.dtype == torch.uint8})
-            return graph(*arguments)
-
-        sizes.append("compiled")
-        return compute
-
-    pixels = example_views(PLAIN, 11)
-    run = _torch.compiled(small_tower(), CPU, views=4, backend=backend)
-    whole = run(pixels)
-    assert whole.shape == (11, 12)
-    assert whole.dtype == torch.float32
-    exact = finish(reference(small_tower(), CPU).run(pixels))
-    assert (finish(whole) * exact).sum(1).min() > LEAST_COSINE
-    for count in (1, 3, 4, 5, 8):
-        assert torch.equal(run(pixels[:count]), whole[:count])
-    assert torch.equal(run(pixels[6:7]), run(pixels[6:7].float() / 255))
-    assert sizes[0] == "compiled"
-    assert all(size == {4} for size in sizes[1:])
-
-
-def test_threads_share_a_compiled_tower():
-    pixels = example_views(PLAIN, 32)
-    run = _torch.compiled(small_tower(), CPU, views=4, backend="eager")
-    expected = run(pixels)
-    with ThreadPoolExecutor(8) as pool:
-        for start, found in enumerate(pool.map(lambda start: run(pixels[start : start + 4]), range(28))):
-            torch.testing.assert_close(found, expected[start : start + 4], rtol=1e-2, atol=1e-2)
-
-
-def test_compiling_must_be_asked_for_and_needs_a_gpu():
-    gpu = torch.device("cuda")
-    assert _runtime._ways(gpu, "auto", None) == [("torch", "f32"), ("torch", "bf16")]
-    assert _runtime._ways(gpu, "torch-compile", None) == [("torch", "f32"), ("torch", "bf16"), ("torch-compile", "bf16")]
-    with pytest.raises(InputError, match="runtime torch-compile with precision f32 is not there"):
-        _runtime._ways(gpu, "torch-compile", "f32")
-
-
-def test_a_compiled_tower_is_checked_and_one_that_cannot_be_compiled_leaves_torch(tmp_path, monkeypatch, caplog):
-    ways = [("torch", "f32"), ("torch-compile", "bf16")]
-    monkeypatch.setattr(_runtime, "_ways", lambda *_: ways)
-    compiled = _torch.compiled
-    monkeypatch.setattr(_torch, "compiled", partial(compiled, views=16, backend="eager"))
-    pick(tmp_path, "torch-compile")
-    rewrite(checks(tmp_path)["torch-compile", "bf16"], ms_per_view=1e-6)
-    runtime = pick(tmp_path, "torch-compile")
-    assert runtime.key == "torch-compile-bf16"
-    assert LEAST_COSINE <= runtime.cosine < 1
-
-    def fails(graph, inputs):
-        raise OSError("no C compiler")
-
-    monkeypatch.setattr(_torch, "compiled", partial(compiled, views=16, backend=fails))
-    torch.compiler.reset()
-    assert pick(tmp_path, "torch-compile").key == ""
-    assert [record.levelname for record in caplog.records if "no C compiler" in record.getMessage()] == ["WARNING"]
-
-
 def test_example_views_are_whole_photos_and_crops():
     views = example_views(PLAIN, 16)
     assert views.shape == (16, 3, 16, 16)
@@ -301,7 +319,7 @@ def test_example_views_are_whole_photos_and_crops():
 
 
 def test_the_builtin_encoder_is_the_same_on_openvino(builtin):
-    fast = load_encoder("builtin", "cpu", runtime="openvino")
+    fast = load_encoder("builtin", "cpu", runtime="openvino", precision="f32")
     assert fast.fingerprint == builtin.fingerprint
     views = cut_views(read_image(CAT), ViewRecipe(20, (0.1, 0.9), 0), builtin.preprocessing)[None]
     (ours,), (expected,) = encode_views(fast, views), encode_views(builtin, views)
@@ -317,18 +335,18 @@ def test_int8_stays_close_to_the_builtin_encoder(builtin):
     assert (ours * expected).sum(-1).mean() > 0.99
 
 
-def test_nothing_is_reported_over_the_network(tmp_path):
-    """What exports and quantises is watched in test_security.py."""
-    code = """
-import sys
-from crossalign.encoders import load_encoder
-assert load_encoder("builtin", "cpu", runtime="openvino").runtime.engine == "openvino"
-assert sys.modules["openvino_telemetry"] is None
-"""
-    environment = {"HOME": str(tmp_path), "CROSSALIGN_CACHE": os.environ["CROSSALIGN_CACHE"], "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], env=environment, capture_output=True)
-    assert done.returncode == 0, done.stderr
-    assert not (tmp_path / "intel").exists()
+def test_one_default_everywhere():
+    """The library, the classifier and the commands take the same runtime unless they are told."""
+    import inspect
+
+    from crossalign import Classifier
+
+    for function in (load_encoder, Classifier.__init__):
+        defaults = {name: parameter.default for name, parameter in inspect.signature(function).parameters.items()}
+        assert (defaults["runtime"], defaults["precision"]) == ("auto", None)
+    for name in ("classify", "evaluate", "features", "ablate", "serve", "encoders"):
+        options = main.get_command(None, name).make_context(name, [], resilient_parsing=True).params
+        assert (options["runtime"], options["precision"]) == ("auto", None)
 
 
 def test_evaluate_writes_down_its_runtime(tmp_path):

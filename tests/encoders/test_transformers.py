@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 import torch
@@ -12,10 +13,13 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch.nn.functional import normalize
 
 from conftest import PHOTOS
-from crossalign.encoders import describe, load_encoder
+from crossalign import encoders
+from crossalign.encoders import describe
 from crossalign.encoders._runtime import example_views
 from crossalign.errors import InputError
 from crossalign.images.decoding import read_image
+
+load_encoder = partial(encoders.load_encoder, runtime="torch", precision="f32")
 
 SPECIAL = ("<pad>", "<eos>", "<bos>", "<unk>")
 WORDS = ["a", "photo", "of", "the", "cat", "dog", "cup", "coffee", "with", "long", "ears", "and"]

@@ -307,7 +307,7 @@ from crossalign.store.shards import Store
 from crossalign.images.crops import ViewRecipe
 
 dataset = load_dataset(load_config("folder"), sys.argv[1])
-encoder = load_encoder("builtin", "cpu")
+encoder = load_encoder("builtin", "cpu", runtime="torch", precision="f32")
 os.nice(10)  # the test, which watches it, comes first
 for line in sys.stdin:
     found = image_features(dataset, encoder, ViewRecipe(3, (0.1, 0.9), seed=5), Store(line[:-1]), shard_images=1)

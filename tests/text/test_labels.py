@@ -1,5 +1,7 @@
 """Labels in every notation that people have, and names that are one."""
 
+import warnings
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -172,3 +174,9 @@ def test_numbers_before_names_are_told_from_numbers_of_names():
     assert without_numbers(["01_cat", "02_dog"]) == ["cat", "dog"]
     assert without_numbers(["18_wheeler", "2_door"]) == ["18_wheeler", "2_door"]
     assert without_numbers(["1.cat", "1.dog"]) == ["1.cat", "1.dog"]
+
+
+def test_labels_that_are_words_of_the_language_warn_of_nothing(builtin):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert Classifier(["A", "I", "one", "it"], encoder=builtin, method="cupl").labels == ("A", "I", "one", "it")

@@ -15,6 +15,7 @@ from crossalign.cli._console import set_up_console
 from crossalign.cli._interruption import Interrupted, quick_end
 from crossalign.cli._logging import open_log
 from crossalign.errors import InputError
+from crossalign.process import tune_process
 
 log = logging.getLogger("crossalign")
 
@@ -35,6 +36,8 @@ class Commands(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command, without a traceback for input errors and interruptions."""
+        # Before the command is imported, since torch listens only once.
+        tune_process()
         try:
             with quick_end(lambda: ctx.invoked_subcommand):
                 result = super().invoke(ctx)

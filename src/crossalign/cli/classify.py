@@ -19,9 +19,6 @@ if TYPE_CHECKING:
     from crossalign.classifier import Classification, Classifier
     from crossalign.reports.html import ReportedImage
 
-FEW = 16
-"""Pictures below which another runtime would take longer to start than it saves."""
-
 
 @click.command()
 @click.argument("paths", nargs=-1, required=True)
@@ -146,10 +143,7 @@ def _label_here(
     from crossalign.cli._labelling import check_labels_file, label_into
 
     file = None if output is None else check_labels_file(output)
-    engine = common.taken(settings)
-    if len(pictures) < FEW and engine["runtime"] == "auto" and engine["precision"] in (None, "f32"):
-        engine["runtime"], engine["precision"] = "torch", "f32"
-    encoder = common.load_encoder(settings.pop("encoder"), engine)
+    encoder = common.load_encoder(settings.pop("encoder"), common.taken(settings))
     classify = Classifier(names, encoder=encoder, **settings, **common.for_many_labels(names))
     if page is not None:
         from crossalign.explanation import check_explainable

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from crossalign.cli._common import device_option, load_encoder, runtime_options
+from crossalign.errors import InputError
+
+if TYPE_CHECKING:
+    from crossalign.encoders import Encoder
 
 
 @click.command()
 @click.argument("name", metavar="[PATTERN|SPEC]", default="")
 @device_option
 @runtime_options
-def command(name: str, **settings: Any) -> None:
+@click.option(
+    "--time", "timed", is_flag=True, help="Time all runtimes for SPEC here, and let auto take the fastest from now on."
+)
+def command(name: str, timed: bool, **settings: Any) -> None:
     """List the encoders that --encoder takes, or say what one of them computes.
 
     PATTERN narrows open_clip's long list. A SPEC, which is "builtin" or has a colon, is loaded and described: activation,
@@ -26,9 +33,15 @@ def command(name: str, **settings: Any) -> None:
       crossalign encoders
       crossalign encoders ViT-B-16
       crossalign encoders open_clip:ViT-B-32/openai
+      crossalign encoders builtin --time
     """
     if name == "builtin" or ":" in name:
-        _describe(name, settings)
+        encoder = load_encoder(name, settings)
+        _describe(encoder)
+        if timed:
+            _time(encoder)
+    elif timed:
+        raise InputError(f"--time measures one encoder, but {name!r} names none; give a SPEC, such as builtin")
     else:
         _list(name)
 
@@ -61,10 +74,10 @@ RESIZES = {
 }
 
 
-def _describe(spec: str, settings: dict[str, Any]) -> None:
-    from crossalign.encoders import describe
+def _describe(encoder: Encoder) -> None:
+    from crossalign.encoders import describe, measured_choice
 
-    described = describe(load_encoder(spec, settings))
+    described = describe(encoder)
     pixels = described["preprocessing"]
     resize = RESIZES[pixels["resize"]]
     if pixels["resized"]:
@@ -85,8 +98,23 @@ def _describe(spec: str, settings: dict[str, Any]) -> None:
         "runtime": f"{runtime['engine']} in {runtime['precision']}" if runtime else None,
         "device": described["device"],
     }
+    if measured := measured_choice(encoder):
+        rows["measured"] = f"auto takes the fastest of {measured}; remove that file for the choice by capability"
     for row, value in rows.items():
         click.echo(f"{row:<12} {'not said' if value is None else value}")
+
+
+def _time(encoder: Encoder) -> None:
+    from crossalign.encoders import time_runtimes
+
+    timings, file = time_runtimes(encoder)
+    click.echo("\nruntime            ms a view   lowest cosine to torch in f32")
+    for timing in timings:
+        click.echo(f"{timing.engine + ' in ' + timing.precision:<17} {timing.milliseconds:>10.2f}   {timing.cosine:.4f}")
+    click.echo(
+        f"\nStored in {file}. From now on --runtime auto takes {timings[0].engine} in {timings[0].precision} here; remove"
+    )
+    click.echo("the file to go back to the choice by capability.")
 
 
 def _sides(size: tuple[int, int]) -> str:

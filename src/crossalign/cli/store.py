@@ -295,7 +295,7 @@ def _made_of(cached: CachedSet) -> str:
     """Format a set's key as one line."""
     if cached.key is None:
         names = (file.name for file in cached.files() if not cached.is_unfinished(file))
-        towers = [name for name in names if name.endswith((".xml", ".bin"))]
+        towers = [name for name in names if name.endswith((".xml", ".bin", "measured.json"))]
         return ", ".join(towers) or ("unknown" if cached.shards.numbers() else "checks of runtimes")
     left_out = ("kind", "version", "shard_images", "dtype")
     return ", ".join(f"{name} {_value(value)}" for name, value in cached.key.items() if name not in left_out)

@@ -37,6 +37,7 @@ from crossalign.errors import InputError
 from crossalign.evaluation.ranks import Scored, Scorer, collect
 from crossalign.features.pipeline import ImageFeatures, ShardWork, encode_shards, runtime_key
 from crossalign.images.crops import Recipe
+from crossalign.process import tune_process
 from crossalign.store.shards import ShardFolder
 
 LoadEncoder = Callable[[], Encoder]
@@ -178,6 +179,7 @@ class LoadOfWorker:
         Raises:
             InputError: it cannot be loaded, or differs from the driver's.
         """
+        tune_process()
         torch.set_num_threads(self.workers.cpus)
         encoder = self.load()
         if _identity(encoder) != self.identity:

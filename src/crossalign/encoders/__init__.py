@@ -8,22 +8,38 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from crossalign.encoders._choice import choice_file, read_choice
 from crossalign.encoders._description import describe
-from crossalign.encoders._memory import keep_freed_memory
 from crossalign.encoders._packages import check, check_reference, load_added
-from crossalign.encoders._runtime import Runtime, Tower, pick_runtime
+from crossalign.encoders._runtime import Runtime, Subject, machine, pick_runtime
+from crossalign.encoders._timing import Timing
+from crossalign.encoders._timing import time_runtimes as time_subject
+from crossalign.encoders._tower import Tower
 from crossalign.errors import InputError
 from crossalign.images.crops import Preprocessing
 from crossalign.images.decoding import ImageLike
 from crossalign.plugins import Plugins
 from crossalign.store.files import cache_root
 
-__all__ = ["ADDED", "Encoder", "backends", "describe", "load_encoder", "pick_device"]
+__all__ = [
+    "ADDED",
+    "Encoder",
+    "Runtime",
+    "Timing",
+    "Tower",
+    "backends",
+    "describe",
+    "load_encoder",
+    "measured_choice",
+    "pick_device",
+    "time_runtimes",
+]
 
 
 class Encoder(Protocol):
@@ -77,8 +93,8 @@ def load_encoder(
     spec: str,
     device: str = "auto",
     *,
-    runtime: str = "torch",
-    precision: str | None = "f32",
+    runtime: str = "auto",
+    precision: str | None = None,
     calibration: Sequence[ImageLike] = (),
 ) -> Encoder:
     """Load an encoder, such as "builtin", "open_clip:ViT-B-32/openai" or "transformers:google/siglip-base-patch16-224".
@@ -86,10 +102,11 @@ def load_encoder(
     Args:
         spec: the backend's name, then after a colon what that backend is to load; see docs/encoders.md.
         device: "auto" takes a GPU where there is one; else any name that torch knows, such as "cpu" or "cuda:1".
-        runtime: what computes the image tower: "torch", "openvino" (on a CPU) or "auto".
-        precision: "f32", "bf16", "int8", or None for the fastest whose features agree with torch's in f32: on views of
-            photos every cosine is 0.999 or more. int8 is never taken unless it is named.
-        calibration: pictures on which int8 measures the ranges of its numbers; by default photos inside scikit-image.
+        runtime: what computes the image tower: "torch", "openvino" (on a CPU), or "auto" for OpenVINO where it is installed
+            and else torch. The reference is "torch" with "f32".
+        precision: "f32", "bf16", "int8", or None for bf16 where the device gains from it and features agree with the
+            reference (on views of photos every cosine is 0.999 or more), and else f32. int8 is never taken unless named.
+        calibration: images on which int8 measures the ranges of its numbers; by default photos inside scikit-image.
 
     Raises:
         InputError: no such backend, model or runtime, its weights cannot be reached, or the device is not there.
@@ -99,8 +116,6 @@ def load_encoder(
     if backend not in _own() and backend not in ADDED:
         raise InputError(f"encoder {spec!r} names no known backend; known are {', '.join(backends())}")
     chosen = pick_device(device)
-    if chosen.type == "cpu":
-        keep_freed_memory()
     encoder: Encoder
     if backend in ADDED:
         encoder = load_added(ADDED, spec, chosen)
@@ -109,17 +124,35 @@ def load_encoder(
     if getattr(encoder, "tower", None) is None:
         check_reference(encoder, runtime, precision)
         return encoder
-    encoder.runtime = pick_runtime(
-        encoder.tower,
-        encoder.finish,
-        encoder.fingerprint,
-        chosen,
-        engine=runtime,
-        precision=precision,
-        calibration=calibration,
-        folder=cache_root(),
-    )
+    encoder.runtime = pick_runtime(_subject(encoder), runtime, precision, calibration)
     return encoder
+
+
+def time_runtimes(encoder: Encoder) -> tuple[list[Timing], Path]:
+    """Time all ways to compute an encoder here, and store the outcome: runtime "auto" then takes the fastest that agrees.
+
+    Returns:
+        The timings, the fastest first (those that do not agree last), and the file in which they are stored; removing it
+        brings back the choice by capability.
+
+    Raises:
+        InputError: the encoder is another package's and has no tower, or the outcome cannot be stored.
+    """
+    if getattr(encoder, "tower", None) is None:
+        raise InputError(f"encoder {encoder.name} has no tower, so there is one way to compute it, and nothing to time")
+    return time_subject(_subject(encoder))
+
+
+def measured_choice(encoder: Encoder) -> Path | None:
+    """Name the file that `time_runtimes` wrote for an encoder on this machine, if there is one."""
+    if getattr(encoder, "tower", None) is None:
+        return None
+    folder = _subject(encoder).folder
+    return choice_file(folder) if read_choice(folder, machine(encoder.device)) else None
+
+
+def _subject(encoder: Encoder) -> Subject:
+    return Subject(encoder.tower, encoder.finish, encoder.device, cache_root() / "towers" / encoder.fingerprint)
 
 
 def backends() -> list[str]:

@@ -1,20 +1,17 @@
-"""Fetch from a model hub: use its cache where it cannot be reached, keep libraries quiet, and shorten their errors."""
+"""Fetch from a model hub: use its cache where it cannot be reached, and shorten its libraries' errors."""
 
 from __future__ import annotations
 
 import importlib.util
-import logging
 import os
 import socket
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
+from crossalign.encoders._quiet import one_at_a_time, quiet_logs
 from crossalign.errors import InputError
-
-_one_at_a_time = threading.RLock()
 
 
 @contextmanager
@@ -22,7 +19,7 @@ def quiet_hub() -> Iterator[None]:
     """Where the hub cannot be found, look in its cache at once, instead of warning and retrying for a minute."""
     from huggingface_hub import constants
 
-    with _one_at_a_time, quiet_logs():
+    with one_at_a_time, quiet_logs():
         offline = constants.HF_HUB_OFFLINE
         if not offline and not getproxies():
             try:
@@ -36,23 +33,6 @@ def quiet_hub() -> Iterator[None]:
 
 
 @contextmanager
-def quiet_logs() -> Iterator[None]:
-    """Hold back what libraries log, and leave the process's logging as it was, whatever level the user has set."""
-    with _one_at_a_time:
-        root = logging.getLogger()
-        disabled = root.manager.disable
-        # Without any handler, open_clip's calls of logging.info() would configure the root logger.
-        nothing = logging.NullHandler()
-        root.addHandler(nothing)
-        logging.disable(max(disabled, logging.ERROR))
-        try:
-            yield
-        finally:
-            logging.disable(disabled)
-            root.removeHandler(nothing)
-
-
-@contextmanager
 def weights_only() -> Iterator[None]:
     """Let torch unpickle weights and nothing that runs code, for the files that open_clip loads itself.
 
@@ -60,7 +40,7 @@ def weights_only() -> Iterator[None]:
     file can bring about; and an environment variable that many set for old programs makes that default the unsafe one.
     """
     force = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
-    with _one_at_a_time:
+    with one_at_a_time:
         before = {name: os.environ.pop(name, None) for name in (force, "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD")}
         os.environ[force] = "1"
         try:

@@ -268,7 +268,7 @@ def load_into(model: nn.Module, weights: dict[str, Tensor], file: Path, arch: st
         # Some programs save these as vectors of one number.
         if name in weights and name in needed and weights[name].numel() == needed[name].numel() == 1:
             weights[name] = weights[name].reshape(needed[name].shape)
-    for name in needed.keys() & weights.keys():
+    for name in (name for name in needed if name in weights):
         if weights[name].shape != needed[name].shape:
             raise InputError(
                 f"{named} is of another architecture than {arch}: {name} has shape {tuple(weights[name].shape)}, but "

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import importlib.util
-import logging
 import os
 import sys
 import tempfile
@@ -13,27 +13,25 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from crossalign.encoders._torch import to_bytes
-
-if TYPE_CHECKING:
-    from crossalign.encoders._runtime import Tower
-
-# OpenVINO and NNCF report their use over the network if this package can be imported; without it both go on silently.
-sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
-
+from crossalign.encoders._quiet import one_at_a_time, quiet_logs
+from crossalign.encoders._tower import Run, Tower, to_bytes
 
 INT8_VERSION = 2
 """Raised whenever the same views would give another int8."""
 
 
+_used_in: int | None = None
+"""Id of the process that started OpenVINO: one that is forked from it lacks its threads, and would wait for them forever."""
+
+
 def precisions() -> list[str]:
-    """List what OpenVINO can compute in here; empty if it is not installed."""
-    if importlib.util.find_spec("openvino") is None:
+    """List what OpenVINO can compute in here; empty if it is not installed, or cannot be used in this process."""
+    if importlib.util.find_spec("openvino") is None or _used_in not in (None, os.getpid()):
         return []
     fast = ["bf16"] if "BF16" in _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES") else []
     return ["f32", *fast, *(["int8"] if importlib.util.find_spec("nncf") else [])]
@@ -51,9 +49,7 @@ def machine() -> list[str]:
     """Name what compiled towers depend on: version and processor."""
     if importlib.util.find_spec("openvino") is None:
         return []
-    import openvino
-
-    return [str(openvino.__version__), str(_core().get_property("CPU", "FULL_DEVICE_NAME"))]
+    return [f"openvino {_library('openvino').__version__}", str(_core().get_property("CPU", "FULL_DEVICE_NAME"))]
 
 
 def file_of(folder: Path, calibration: str) -> Path:
@@ -72,7 +68,7 @@ def content(file: Path) -> str:
     return hasher.hexdigest()
 
 
-def load(tower: Tower, precision: str, file: Path, calibration: Tensor | None) -> Callable[[Tensor], Tensor]:
+def load(tower: Tower, precision: str, file: Path, calibration: Tensor | None) -> Run:
     """Compile a tower, exporting it first if its file is not there.
 
     Args:
@@ -107,16 +103,10 @@ def load(tower: Tower, precision: str, file: Path, calibration: Tensor | None) -
 
 
 def _export(tower: Tower) -> Any:
-    from openvino.frontend import FrontEndManager
-    from openvino.frontend.pytorch.fx_decoder import TorchFXPythonDecoder
-
     example = torch.zeros((2, 3, *tower.preprocessing.size), dtype=torch.uint8)
     with torch.no_grad(), _quiet():
         program = torch.export.export(tower, (example,), dynamic_shapes=({0: torch.export.Dim("views", min=1, max=4096)},))
-        # The decoder must outlive the conversion, which reads from it.
-        decoder = TorchFXPythonDecoder.from_exported_program(program)
-        frontend = FrontEndManager().load_by_framework("pytorch")
-        model = frontend.convert(frontend.load(decoder))
+        model = _library("openvino").convert_model(program)
     model.reshape([-1, 3, *tower.preprocessing.size])
     return model
 
@@ -124,14 +114,12 @@ def _export(tower: Tower) -> Any:
 def _quantise(model: Any, tower: Tower, views: Tensor) -> Any:
     # NNCF draws its bars on standard output, where a command's results go.
     with _quiet(), redirect_stdout(sys.stderr):
-        import nncf
-        from openvino.passes import ConstantFolding, Manager
-
+        nncf, passes = _library("nncf"), _library("openvino.passes")
         model = model.clone()
         # What is computed from constants alone, such as a depthwise kernel's shape, NNCF would take for an activation.
-        passes = Manager()
-        passes.register_pass(ConstantFolding())
-        passes.run_passes(model)
+        manager = passes.Manager()
+        manager.register_pass(passes.ConstantFolding())
+        manager.run_passes(model)
         attends = any(
             isinstance(layer, nn.MultiheadAttention) or "Attention" in type(layer).__name__ for layer in tower.modules()
         )
@@ -159,8 +147,6 @@ def _delicate(model: Any) -> list[str]:
 
 def _kept(file: Path, make: Callable[[], Any]) -> Any:
     """Read a model from its file, or make it and keep it there; a folder that cannot be written keeps nothing."""
-    import openvino
-
     try:
         return _core().read_model(file)
     except RuntimeError:
@@ -169,7 +155,7 @@ def _kept(file: Path, make: Callable[[], Any]) -> Any:
         file.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=file.parent) as folder:
             fresh = Path(folder) / file.name
-            openvino.save_model(model, fresh, compress_to_fp16=False)
+            _library("openvino").save_model(model, fresh, compress_to_fp16=False)
             # The weights first: a model without them would be taken for a whole one.
             for suffix in (".bin", ".xml"):
                 os.replace(fresh.with_suffix(suffix), file.with_suffix(suffix))
@@ -180,18 +166,30 @@ def _kept(file: Path, make: Callable[[], Any]) -> Any:
 
 @lru_cache(maxsize=1)
 def _core() -> Any:
-    import openvino
+    global _used_in
+    _used_in = os.getpid()
+    return _library("openvino").Core()
 
-    return openvino.Core()
+
+def _library(name: str) -> Any:
+    """Import OpenVINO or NNCF without the package by which both report their use over the network.
+
+    Without it they go on silently. Once they are imported, other programs can import that package as if nothing had been.
+    """
+    telemetry = "openvino_telemetry"
+    with one_at_a_time:
+        if name in sys.modules or telemetry in sys.modules:
+            return importlib.import_module(name)
+        sys.modules[telemetry] = None  # type: ignore[assignment]
+        try:
+            return importlib.import_module(name)
+        finally:
+            del sys.modules[telemetry]
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Hold back what the exporters log and warn of; whether the outcome is right is measured afterwards."""
-    logging.disable(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(logging.NOTSET)
+    with quiet_logs(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield

@@ -25,8 +25,9 @@ from torch import Tensor, nn
 from crossalign.datasets.class_lists import class_list
 from crossalign.encoders._lite import Lite
 from crossalign.encoders._minilm import MiniLM
-from crossalign.encoders._runtime import Tower, reference
+from crossalign.encoders._runtime import reference
 from crossalign.encoders._texts import CutTexts, encode_distinct
+from crossalign.encoders._tower import Tower
 from crossalign.encoders._weights import digest
 from crossalign.errors import InputError
 from crossalign.images.crops import Preprocessing

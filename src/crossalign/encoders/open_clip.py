@@ -13,8 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from crossalign.encoders._runtime import Tower, reference
+from crossalign.encoders._runtime import reference
 from crossalign.encoders._texts import CutTexts, encode_distinct
+from crossalign.encoders._tower import Tower
 from crossalign.encoders._weights import activations, digest, tokenizer_content
 from crossalign.images.crops import Preprocessing
 

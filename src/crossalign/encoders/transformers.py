@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from crossalign.encoders._hub import need_transformers, quiet_hub, reason_of
 from crossalign.encoders._image_processor import preprocessing_of
-from crossalign.encoders._runtime import Tower, reference
+from crossalign.encoders._runtime import reference
 from crossalign.encoders._texts import CutTexts, encode_distinct
+from crossalign.encoders._tower import Tower
 from crossalign.encoders._weights import activations, digest, tokenizer_content
 from crossalign.errors import InputError
 

@@ -187,12 +187,14 @@ def _reduction(image: Image.Image, most: int | None, shortest: int | None) -> in
     if not isinstance(image, JpegImageFile):
         return 1
     pixels, reduction = image.width * image.height, 1
+    above = most is not None and pixels > most
+    # The decoder of a progressive JPEG holds all its coefficients, whatever it is reduced to.
+    if most is not None and above and (pixels > REDUCIBLE * most or "progressive" in image.info):
+        return 1
     while shortest is not None and reduction < 8 and min(image.size) / (2 * reduction) >= shortest:
         reduction *= 2
-    # The decoder of a progressive JPEG holds all its coefficients, whatever it is reduced to.
-    if most is not None and most < pixels <= REDUCIBLE * most and "progressive" not in image.info:
-        while reduction < 8 and pixels > reduction**2 * min(REDUCED_PIXELS, most):
-            reduction *= 2
+    while most is not None and above and reduction < 8 and pixels > reduction**2 * min(REDUCED_PIXELS, most):
+        reduction *= 2
     return reduction
 
 

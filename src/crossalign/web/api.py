@@ -311,9 +311,9 @@ def _from_base64(text: str, number: int) -> bytes:
         kind, comma, text = text.partition(",")
         if not comma or not kind.lower().endswith(";base64"):
             raise Refused(422, f"image number {number} is a data URL without base64; send data:image/png;base64,...")
-    text = re.sub(r"\s+", "", text).translate(str.maketrans("-_", "+/")).rstrip("=")
+    text = re.sub(r"\s+", "", text).translate(str.maketrans("-_", "+/"))
     try:
-        return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
+        return base64.b64decode(text, validate=True)
     except ValueError:
         raise Refused(422, f"image number {number} is no base64; send the file's bytes as base64, or a data URL") from None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -97,7 +98,8 @@ class Descriptions:
 
     def _warn_of_nameless(self, sentences: Sequence[Sequence[str]], called: Sequence[Sequence[str]]) -> None:
         nameless = [
-            sum(not mentions(text, of_class) for text in texts) for texts, of_class in zip(sentences, called, strict=True)
+            sum(not (mentions(text, of_class) or _stands_in(text, of_class)) for text in texts)
+            for texts, of_class in zip(sentences, called, strict=True)
         ]
         if count := sum(nameless):
             warnings.warn(
@@ -106,6 +108,11 @@ class Descriptions:
                 "style descriptors, all texts are put behind the class name",
                 stacklevel=4,
             )
+
+
+def _stands_in(text: str, names: Sequence[str]) -> bool:
+    """Tell whether a name stands in a text letter for letter, as "one" does in "a photo of a one."."""
+    return any(re.search(rf"(?<!\w){re.escape(name)}(?!\w)", text) for name in names)
 
 
 def load_descriptions(path: str | Path, style: Style | None = None) -> Descriptions:
