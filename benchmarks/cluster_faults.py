@@ -81,7 +81,11 @@ class Nodes:
 
 def environment(home: Path) -> dict[str, str]:
     """One thread a process, as each worker has: kernels sum in another order on another number of threads."""
-    kept = {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH", "CROSSALIGN_CACHE") if name in os.environ}
+    kept = {
+        name: os.environ[name]
+        for name in ("PATH", "LD_LIBRARY_PATH", "PYTHONPATH", "CROSSALIGN_CACHE")
+        if name in os.environ
+    }
     return kept | {"HOME": str(home), "OMP_NUM_THREADS": "1", "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
 
 

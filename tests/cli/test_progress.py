@@ -237,5 +237,5 @@ def test_a_log_that_cannot_be_written_says_so(tmp_path):
         [SCRIPT, "--log-file", tmp_path / "no" / "run.log", "methods"], capture_output=True, text=True, timeout=60
     )
     assert done.returncode == 2
-    assert "cannot be written (No such file or directory); name another" in done.stderr
+    assert "cannot be written (No such file or directory); choose another" in done.stderr
     assert "Traceback" not in done.stderr

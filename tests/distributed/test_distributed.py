@@ -119,7 +119,7 @@ def test_evaluate_finds_the_same(nodes, photos, environment, one_thread, tmp_pat
 def test_labels_are_the_same_though_the_driver_was_killed(nodes, photos, environment, one_thread, tmp_path):
     import pyarrow.parquet as parquet
 
-    (photos / "many" / "zz broken.jpg").write_bytes(b"no picture")
+    (photos / "many" / "zz broken.jpg").write_bytes(b"no image")
     command = ["classify", photos / "many", "--labels", bench.LABELS, "--views", 1, "--runtime", "torch"]
     assert here(*command, "--output", tmp_path / "here.parquet") == 1
     output = tmp_path / "there.parquet"
@@ -153,14 +153,14 @@ def test_a_worker_says_what_is_wrong(photos, builtin, tmp_path):
     from crossalign.images.crops import ViewRecipe
     from crossalign.store.shards import ShardFolder
 
-    (tmp_path / "a.jpg").write_bytes(b"no picture")
+    (tmp_path / "a.jpg").write_bytes(b"no image")
     shards, recipe = ShardFolder(tmp_path / "store", "0" * 32), ViewRecipe(1, (0.1, 0.9), 0)
     identity = (builtin.fingerprint, "")
     worker = _Encode(LoadOfWorker(lambda: builtin, identity, Workers()), shards, recipe)
     whole = ShardWork(0, ((photos / "few" / "animal" / "000.jpg", 0),))
     assert worker({"task": [whole]}) == {"shards": [0], "images": 1, "error": ""}
     answer = worker({"task": [whole, ShardWork(1, ((tmp_path / "a.jpg", 1),))]})
-    assert f"picture {str(tmp_path / 'a.jpg')!r} cannot be read" in answer["error"]
+    assert f"image {str(tmp_path / 'a.jpg')!r} cannot be read" in answer["error"]
     other = _Encode(LoadOfWorker(lambda: builtin, ("f" * 32, "openvino-f32"), Workers()), shards, recipe)
     assert f"{builtin.fingerprint[:8]} on torch-f32 on worker" in other({"task": [whole]})["error"]
 
