@@ -28,7 +28,7 @@ try:
 except ImportError as error:
     raise InputError(f"serving on a cluster needs {error.name}; run `pip install 'crossalign[ray,serve]'`") from None
 
-from crossalign.web.engine import BATCH, Engine, Limits
+from crossalign.web.engine import Engine, Limits
 from crossalign.web.guards import Access
 
 if TYPE_CHECKING:
@@ -42,6 +42,9 @@ LOAD_ATTEMPTS = 3
 """How often a replica tries to load its encoder."""
 EXTRA_REQUESTS = 16
 """Requests that a replica accepts beyond its queue, so that it can itself answer that it is full, or report its state."""
+
+GPU_REQUESTS = 8
+"""Requests that a replica with a GPU should have in hand: they share passes of the encoder."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +143,10 @@ def _application(cluster: Cluster, replica: Replica) -> Any:
     scaling: dict[str, Any] = {"num_replicas": workers.count}
     if workers.count is None:
         # A GPU needs several images at once; a core needs one to encode while the next is cropped.
-        scaling = {"num_replicas": "auto", "autoscaling_config": {"target_ongoing_requests": BATCH if workers.gpus else 2}}
+        scaling = {
+            "num_replicas": "auto",
+            "autoscaling_config": {"target_ongoing_requests": GPU_REQUESTS if workers.gpus else 2},
+        }
     deployment = serve.deployment(
         serve.ingress(build)(),
         name="api",

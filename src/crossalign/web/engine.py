@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future, InvalidStateError, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeout
 from contextlib import contextmanager, suppress
@@ -20,7 +20,7 @@ from crossalign.classifier import Classifier
 from crossalign.encoders import Encoder
 from crossalign.errors import InputError
 from crossalign.features.adaptive import Rounds
-from crossalign.features.pipeline import encode_views
+from crossalign.features.pipeline import encode_views, pass_views
 from crossalign.images.crops import LONGEST
 from crossalign.images.decoding import read_image
 from crossalign.text.descriptions import normalise_name
@@ -28,8 +28,6 @@ from crossalign.web.label_sets import LabelSets, Question, with_views
 
 PICTURE_FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
 """What is decoded for strangers; some other formats that PIL knows start programs or are rarely tested."""
-BATCH = 8
-"""Pictures encoded together on a GPU; a CPU gains nothing by it, since `encode_views` takes one after another there."""
 AHEAD = 16
 """Pictures whose views wait to be encoded, besides those that are being cut."""
 LONGEST_TEXT = 1000
@@ -73,9 +71,9 @@ class Limits:
 class Engine:
     """Answers many clients with one encoder.
 
-    Pictures are decoded and cut in a few threads; one thread encodes whatever is ready, on a GPU up to `BATCH` pictures of
-    the same number of views at once, whoever sent them; scoring is done by each client's thread with its own labels. The
-    thread that cuts a picture of adaptive views stays with it, and has its rounds encoded one after the other.
+    Images are decoded and cropped in a few threads; one thread encodes whatever is ready, as many images as fill a pass of
+    the encoder and have the same number of views, whoever sent them; each client's thread scores with its own labels. The
+    thread that crops an image with adaptive views stays with it, and has its rounds encoded one after the other.
 
     Attributes:
         encoder: the one encoder.
@@ -91,7 +89,6 @@ class Engine:
         self._pending: set[Future[Tensor]] = set()
         self._ready = threading.Condition()
         self._jobs: deque[_Job] = deque()
-        self._batch = 1 if encoder.device.type == "cpu" else BATCH
         self._room = threading.Semaphore(AHEAD)
         self._closed = False
         self._workers = num_workers
@@ -250,7 +247,7 @@ class Engine:
         if features.done():
             raise Unavailable("the client has given up")
         found = self._promise()
-        self._put(_Job(views, found), first=begun)
+        self._put(_Job(views, found, is_round=True), first=begun)
         return found.result()
 
     def _put(self, job: _Job, first: bool = False) -> None:
@@ -267,7 +264,8 @@ class Engine:
         torch.set_num_threads(threads)
         while batch := self._take():
             try:
-                features = list(encode_views(self.encoder, [job.views for job in batch]))
+                encode = encode_rounds if batch[0].is_round else encode_views
+                features = list(encode(self.encoder, [job.views for job in batch]))
             except Exception as error:  # the encoder ran out of memory, say: this batch fails, the next may not
                 for job in batch:
                     _settle(job.features, error)
@@ -277,13 +275,14 @@ class Engine:
             self._room.release(len(batch))
 
     def _take(self) -> list[_Job]:
-        """Wait for views; take the longest waiting and others with as many views, whoever sent them."""
+        """Wait for views; take the longest waiting and others like it, as many as fill a pass of the encoder."""
         with self._ready:
             self._ready.wait_for(lambda: self._jobs or self._closed)
             if self._closed:
                 return []
-            count = len(self._jobs[0].views)
-            batch = [job for job in self._jobs if len(job.views) == count][: self._batch]
+            first = self._jobs[0]
+            most = max(1, pass_views(self.encoder) // len(first.views))
+            batch = [job for job in self._jobs if job.is_like(first)][:most]
             self._jobs = deque(job for job in self._jobs if job not in batch)
             return batch
 
@@ -292,6 +291,22 @@ class Engine:
 class _Job:
     views: Tensor
     features: Future[Tensor]
+    is_round: bool = False
+
+    def is_like(self, other: _Job) -> bool:
+        """Whether both can be encoded together."""
+        return len(self.views) == len(other.views) and self.is_round == other.is_round
+
+
+def encode_rounds(encoder: Encoder, rounds: Sequence[Tensor]) -> Iterable[Tensor]:
+    """Encode one round of adaptive views per image as the library does: on a CPU each round is a pass of its own.
+
+    Rounds have few views; in passes of one size most of the work would be for nothing.
+    """
+    if encoder.device.type == "cpu":
+        return [encoder.encode_images(views) for views in rounds]
+    features: Sequence[Tensor] = encoder.encode_images(torch.cat(list(rounds))).split([len(views) for views in rounds])
+    return features
 
 
 class _InTurn:
