@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -45,13 +46,13 @@ SETS = {
 }
 HEAD = """# Methods
 
-Made by `python benchmarks/methods.py --data DATA --output docs/methods.md` with the embedded encoder (`builtin`, OpenVINO in
-float32), which is no CLIP; CLIP's weights could not be reached where this was run, so these tables say nothing of how the
+Made by `python benchmarks/methods.py --data DATA --output docs/methods.md{sets}` with the embedded encoder
+(`builtin`, OpenVINO in float32), which is no CLIP; CLIP's weights could not be reached where this was run, so these tables say nothing of how the
 methods compare with CLIP. Configs, bundled descriptions and options are the defaults; nothing was tuned on these images.
 Intervals are 95 %: Wilson's for an accuracy, bootstrap over images for a difference. p is of the exact McNemar test after
 Holm's correction over all comparisons of a set; an asterisk marks p < 0.05 with an interval on one side of zero. `wca` and
-`mean-views` are means over 20 re-draws of the 60 views. A pass is one run of the image encoder; the time is that of all its
-passes on this machine, plus scoring an image.
+`mean-views` are means over 20 resampled runs of the 60 views. All methods see the same views and texts (`--protocol
+shared`), so `bifta`, which is a way to choose views, has no row. A pass is one run of the image encoder.
 """
 TOGETHER = ("oxford_pets370", "imagenet_sample1000")
 """Sets that are also judged all at once."""
@@ -73,14 +74,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--sets", help="Comma separated, of the three above [default: all].")
+    parser.add_argument("--times", action="store_true", help="Also time each method, on an otherwise idle machine.")
     options = parser.parse_args()
+    names = options.sets.split(",") if options.sets else list(SETS)
     encoder = load_encoder("builtin", "cpu", runtime="openvino", precision="f32")
-    parts = [HEAD, *(section(options.data / folder, *about, encoder) for folder, about in SETS.items())]
-    parts.append(transductive(options.data, encoder))
+    parts = [HEAD.replace("{sets}", f" --sets {options.sets}" if options.sets else "")]
+    parts += [section(options.data / name, *SETS[name], encoder, options.times) for name in names]
+    parts.append(transductive([options.data / name for name in names if name in TOGETHER], encoder))
     options.output.write_text("\n".join(parts), encoding="utf-8")
 
 
-def section(folder: Path, config_name: str, note: str, encoder: Encoder) -> str:
+def section(folder: Path, config_name: str, note: str, encoder: Encoder, timed: bool) -> str:
     """Measure one set."""
     config = load_config("folder", config_name)
     dataset = load_dataset(config, folder)
@@ -106,7 +111,7 @@ def section(folder: Path, config_name: str, note: str, encoder: Encoder) -> str:
     }
     found = iter(compare(right, [pair for group in pairs.values() for pair in group]))
     tests = {name: [next(found) for _ in group] for name, group in pairs.items()}
-    seconds = _times(dataset, encoder, config, list(ALONE.values()))
+    seconds = _times(dataset, encoder, config, list(ALONE.values())) if timed else {}
     return "\n".join(
         [
             f"## {folder.name}\n\n{note}\n",
@@ -120,13 +125,13 @@ def section(folder: Path, config_name: str, note: str, encoder: Encoder) -> str:
     )
 
 
-def transductive(data: Path, encoder: Encoder) -> str:
-    """Classify all images of a set together."""
+def transductive(folders: Sequence[Path], encoder: Encoder) -> str:
+    """Classify all images of each set together."""
     rows = []
-    for folder in TOGETHER:
-        config = load_config("folder", SETS[folder][0])
+    for folder in folders:
+        config = load_config("folder", SETS[folder.name][0])
         done = evaluate(
-            load_dataset(config, data / folder),
+            load_dataset(config, folder),
             encoder,
             config,
             [METHODS["clip"]],
@@ -137,7 +142,7 @@ def transductive(data: Path, encoder: Encoder) -> str:
         )
         for row in done.transductive:
             minus = f"{row.top1 - row.inductive_top1:+.2f}"
-            rows.append([folder, row.method, f"{row.top1:.2f}", f"{row.inductive_top1:.2f}", minus, row.n])
+            rows.append([folder.name, row.method, f"{row.top1:.2f}", f"{row.inductive_top1:.2f}", minus, row.n])
     header = ["set", "method", "top-1 %", "inductive top-1 %", "minus inductive", "n"]
     return f"{TRANSDUCTIVE}\n{tabulate(rows, header, tablefmt='github', disable_numparse=True)}\n"
 
@@ -151,11 +156,12 @@ def _methods_table(done: Evaluation, tests: dict[str, list[Comparison]], seconds
             *accuracy[name],
             *(against[group].get(name, "") for group in ("clip", "mean-views")),
             method.passes,
-            f"{1000 * seconds[name]:.0f}",
+            *([f"{1000 * seconds[name]:.0f}"] if seconds else []),
         ]
         for name, method in ALONE.items()
     ]
-    header = ["method", "top-1 %", "95 % interval", "minus clip", "minus mean-views", "passes", "ms per image"]
+    header = ["method", "top-1 %", "95 % interval", "minus clip", "minus mean-views", "passes"]
+    header += ["ms per image"] if seconds else []
     return tabulate(rows, header, tablefmt="github", disable_numparse=True)
 
 
