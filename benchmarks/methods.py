@@ -47,12 +47,12 @@ SETS = {
 HEAD = """# Methods
 
 Made by `python benchmarks/methods.py --data DATA --output docs/methods.md{sets}` with the embedded encoder
-(`builtin`, OpenVINO in float32), which is no CLIP; CLIP's weights could not be reached where this was run, so these tables say nothing of how the
-methods compare with CLIP. Configs, bundled descriptions and options are the defaults; nothing was tuned on these images.
-Intervals are 95 %: Wilson's for an accuracy, bootstrap over images for a difference. p is of the exact McNemar test after
-Holm's correction over all comparisons of a set; an asterisk marks p < 0.05 with an interval on one side of zero. `wca` and
-`mean-views` are means over 20 resampled runs of the 60 views. All methods see the same views and texts (`--protocol
-shared`), so `bifta`, which is a way to choose views, has no row. A pass is one run of the image encoder.
+(`builtin`, OpenVINO in float32), which is no CLIP; CLIP's weights could not be reached where this was run, so these tables
+say nothing of how the methods compare with CLIP. Configs, bundled descriptions and options are the defaults; nothing was
+tuned on these images. Intervals are 95 %: Wilson's for an accuracy, bootstrap over images for a difference. p is of the
+exact McNemar test after Holm's correction over all comparisons of a set; an asterisk marks p < 0.05 with an interval on one
+side of zero. `wca` and `mean-views` are means over 20 resampled runs of the 60 views. All methods see the same views and
+texts (`--protocol shared`), so `bifta`, which is a way to choose views, has no row. A pass is one run of the image encoder.
 """
 TOGETHER = ("oxford_pets370", "imagenet_sample1000")
 """Sets that are also judged all at once."""
