@@ -42,10 +42,11 @@ from crossalign.store.shards import Store
 from crossalign.images.crops import ViewRecipe
 
 dataset = load_dataset(load_config("folder"), sys.argv[1])
-encoder = load_encoder("builtin", "cpu", runtime="torch", precision="f32")
+load = partial(load_encoder, "builtin", "cpu", runtime="torch", precision="f32")
+encoder = load()
 options = {}
 if len(sys.argv) > 4:
-    options["encode"] = Cluster(encoder, partial(load_encoder, "builtin", "cpu"), address=sys.argv[4]).encode
+    options["encode"] = Cluster(encoder, load, address=sys.argv[4]).encode
 recipe = ViewRecipe(int(sys.argv[3]), (0.1, 0.9), 0)
 found = image_features(dataset, encoder, recipe, Store(sys.argv[2]), shard_images=1, **options)
 print(f"encoded {found.encoded}", file=sys.stderr)

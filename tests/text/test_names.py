@@ -65,7 +65,8 @@ def test_a_text_mentions_a_class_by_any_of_its_names(text, names, found):
 
 @given(st.text(), st.lists(st.text("abc _-", min_size=1), max_size=3))
 def test_a_name_is_mentioned_where_it_stands_alone(text, names):
-    spelled = [name for name in names if normalise_name(name)]
+    # A single letter is looked for more strictly, as is a common word.
+    spelled = [name for name in names if len(normalise_name(name)) > 1]
     assert all(mentions(f"{text} ({name}).", names) for name in spelled)
 
 

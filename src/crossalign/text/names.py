@@ -81,7 +81,7 @@ _COMMON_WORDS = (
 
 
 def _is_common(plain: str) -> bool:
-    return (len(plain) == 1 and plain.isalpha()) or plain in _COMMON_WORDS.split()
+    return (len(plain) == 1 and plain.isascii() and plain.isalpha()) or plain in _COMMON_WORDS.split()
 
 
 def _stands_out(text: str, name: str) -> bool:
