@@ -142,8 +142,6 @@ SCORES: dict[str, Callable[[Tensors, Mapping[str, Any]], Outputs]] = {
     "carprt": times(100, "carprt", "texts", {"temperature": "temp"}),
 }
 """By the name of the oracle: inputs and settings to outputs on the scale of the program."""
-ROW_OF = {"abs": "soft-matching"}
-"""The method's row, where it is not called as the oracle."""
 
 
 def cliplike_inputs(method: str, t: Tensors) -> Iterator[tuple[str, Tensors]]:
