@@ -2,8 +2,10 @@
 
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+import torch
 
 from crossalign.errors import InputError
 from crossalign.features.pipeline import ordered_map
@@ -63,3 +65,15 @@ def test_ordered_map_ends_its_threads_when_it_is_left_early():
     assert threading.active_count() > before
     results.close()
     assert threading.active_count() == before
+
+
+def test_worker_threads_leave_torchs_number_of_threads_as_it_was():
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        assert list(ordered_map(lambda _: torch.get_num_threads(), range(4), 2, ahead=2)) == [1] * 4
+        assert torch.get_num_threads() == 3
+        with ThreadPoolExecutor(1) as pool:
+            assert pool.submit(torch.get_num_threads).result() == 3
+    finally:
+        torch.set_num_threads(before)

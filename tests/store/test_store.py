@@ -319,3 +319,19 @@ def test_threads_that_write_one_shard_at_once_all_end_right(tmp_path, shards):
         list(pool.map(lambda _: shards.write(0, TENSORS), range(200)))
     assert same(shards.read(0), TENSORS)
     assert not list(tmp_path.rglob("*.part"))
+
+
+def test_where_folders_cannot_be_opened_files_are_written_all_the_same(tmp_path, monkeypatch):
+    """As on Windows, which opens no folders."""
+
+    def refuse(path, flags):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    file = tmp_path / "folder" / "file"
+    monkeypatch.setattr("crossalign.store.files.os.open", refuse)
+    with pytest.raises(InputError, match="cannot be written"):
+        write_whole(file, b"content")
+    monkeypatch.setattr("crossalign.store.files.os.name", "nt")
+    write_whole(file, b"content")
+    monkeypatch.undo()
+    assert file.read_bytes() == b"content"
