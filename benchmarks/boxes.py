@@ -24,7 +24,7 @@ from crossalign.datasets.configs import load_config
 from crossalign.encoders import Encoder, load_encoder
 from crossalign.evaluation.evaluate import dataset_prompts
 from crossalign.features.pipeline import encode_views, ordered_map
-from crossalign.images.crops import ViewRecipe, cut_boxes
+from crossalign.images.crops import ViewRecipe, crop_boxes
 from crossalign.images.decoding import read_image
 from crossalign.methods.registry import METHODS, ScoreConfig
 from crossalign.methods.scoring import class_scores, text_features_of
@@ -105,7 +105,7 @@ def encode(
         path, index = item
         image = read_image(path)
         boxes = recipe.place(way(np.random.default_rng((recipe.seed, index)), recipe.count), *image.shape[1:])
-        return torch.cat([encoder.preprocessing.fit(image)[None], cut_boxes(image, boxes, encoder.preprocessing)])
+        return torch.cat([encoder.preprocessing.fit(image)[None], crop_boxes(image, boxes, encoder.preprocessing)])
 
     images = zip(dataset.paths, dataset.indices, strict=True)
     return torch.stack(list(encode_views(encoder, ordered_map(crop, images, 2, ahead=16))))

@@ -30,7 +30,7 @@ from torch import Tensor
 
 from crossalign.encoders import Encoder, load_encoder
 from crossalign.features.pipeline import encode_images, encode_views
-from crossalign.images.crops import cut_views
+from crossalign.images.crops import crop_views
 from crossalign.images.decoding import read_image
 from limits import best_rate, view_operations
 from speed import RECIPE, VIT, Contest, _files, reference
@@ -65,7 +65,7 @@ def race(files: Sequence[Path], encoders: dict[str, Encoder], rounds: int = 4) -
     count = len(files) * (1 + RECIPE.count)
     cut = torch.stack(
         [
-            cut_views(read_image(file).to(plain.device), RECIPE, plain.preprocessing, index)
+            crop_views(read_image(file).to(plain.device), RECIPE, plain.preprocessing, index)
             for index, file in enumerate(files)
         ]
     )

@@ -43,7 +43,7 @@ from crossalign.distributed._sources import find_files
 from crossalign.distributed.labels import PartFolder, label_images
 from crossalign.encoders import load_encoder
 from crossalign.encoders._runtime import EXAMPLES
-from crossalign.images.crops import Preprocessing, ViewRecipe, cut_views
+from crossalign.images.crops import Preprocessing, ViewRecipe, crop_views
 from crossalign.images.decoding import read_image
 
 TABLE_ROWS, PACKED = 1000, 10_000
@@ -145,8 +145,8 @@ def image_costs(spec: str, runtime: str, views: int) -> tuple[float, float, floa
     recipe = ViewRecipe(views, (0.1, 0.9), 0)
     images = [read_image(photo) for photo in photos]
     read = timed(lambda: [read_image(photo) for photo in photos]) / len(photos)
-    cut = timed(lambda: [cut_views(image, recipe, encoder.preprocessing) for image in images]) / len(photos)
-    pixels = cut_views(images[0], ViewRecipe(15, (0.1, 0.9), 0), encoder.preprocessing)
+    cut = timed(lambda: [crop_views(image, recipe, encoder.preprocessing) for image in images]) / len(photos)
+    pixels = crop_views(images[0], ViewRecipe(15, (0.1, 0.9), 0), encoder.preprocessing)
     encoder.encode_images(pixels)
     return timed(lambda: encoder.encode_images(pixels)) / len(pixels), cut, read
 

@@ -29,7 +29,7 @@ from torch import Tensor
 from crossalign.datasets.configs import load_config
 from crossalign.evaluation.protocols import plan
 from crossalign.evaluation.ranks import Scorer, score_shards
-from crossalign.features.pipeline import ImageFeatures, images_a_shard
+from crossalign.features.pipeline import ImageFeatures, images_per_shard
 from crossalign.methods.method import Method, ScoreConfig, TextFeatures
 from crossalign.methods.registry import pick_methods
 from crossalign.methods.scoring import text_features_of
@@ -49,11 +49,11 @@ STEPS = {
 
 def write_features(shards: ShardFolder, images: int, views: int, width: int) -> ImageFeatures:
     generator = torch.Generator().manual_seed(0)
-    each = images_a_shard(views)
+    each = images_per_shard(views)
     for shard, start in enumerate(range(0, images, each)):
         number = min(each, images - start)
         features = F.normalize(torch.randn(number, 1 + views, width, generator=generator), dim=-1).half()
-        shards.write(shard, {"whole": features[:, 0], "views": features[:, 1:]})
+        shards.write(shard, {"global_view": features[:, 0], "views": features[:, 1:]})
     return ImageFeatures(images, 0, shards, each)
 
 

@@ -47,7 +47,7 @@ from torch.utils.data import DataLoader, Dataset
 from crossalign.classifier import Classifier
 from crossalign.encoders import Encoder, load_encoder
 from crossalign.features.pipeline import encode_views, ordered_map
-from crossalign.images.crops import Preprocessing, ViewRecipe, cut_views
+from crossalign.images.crops import Preprocessing, ViewRecipe, crop_views
 from crossalign.images.decoding import read_image
 from crossalign.text.descriptions import bundled_descriptions
 from limits import cpu_limits
@@ -134,7 +134,7 @@ def ours(files: Sequence[Path], encoder: Encoder) -> float:
     """Do what `encode_images` does, and give the share of the time in which the encoder waited for pixels."""
     start, waited = time.perf_counter(), 0.0
     views = ordered_map(
-        lambda file: cut_views(read_image(file), RECIPE, encoder.preprocessing), files, torch.get_num_threads(), ahead=16
+        lambda file: crop_views(read_image(file), RECIPE, encoder.preprocessing), files, torch.get_num_threads(), ahead=16
     )
 
     def timed() -> Iterator[Tensor]:
@@ -157,7 +157,7 @@ def our_pixels(file: Path, preprocessing: Preprocessing) -> None:
     """Do what a decoding thread does, in which torch has no threads of its own."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    cut_views(read_image(file), RECIPE, preprocessing)
+    crop_views(read_image(file), RECIPE, preprocessing)
     torch.set_num_threads(threads)
 
 

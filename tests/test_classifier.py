@@ -14,7 +14,7 @@ from crossalign import Classifier
 from crossalign.classifier import Classification, Prediction
 from crossalign.datasets.configs import load_config
 from crossalign.errors import InputError
-from crossalign.images.crops import ViewRecipe, cut_views
+from crossalign.images.crops import ViewRecipe, crop_views
 from crossalign.images.decoding import read_image
 from crossalign.methods.alignment import FORMS
 from crossalign.methods.registry import METHODS
@@ -253,7 +253,7 @@ def test_wca_is_the_papers_sum_over_views_and_sentences(make, builtin, form):
     classify = make(PAIR, OWN, form=form, seed=3, views=3)
     scores = {p.label: p.score for p in classify(CAT)[0].predictions}
     recipe = ViewRecipe(3, (0.1, 0.9), seed=3)
-    whole, *views = builtin.encode_images(cut_views(read_image(CAT), recipe, builtin.preprocessing)).double()
+    whole, *views = builtin.encode_images(crop_views(read_image(CAT), recipe, builtin.preprocessing)).double()
     w = torch.tensor([math.exp(math.exp(4) * float(view @ whole)) for view in views], dtype=torch.float64)
     w /= w.sum()
     for label, sentences in zip(PAIR, (TEXTS[:2], TEXTS[2:]), strict=True):

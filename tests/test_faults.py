@@ -25,7 +25,7 @@ faults, fault_bench = (importlib.import_module(name) for name in ("faults", "fau
 # A store
 
 KEY = {"kind": "views", "encoder": "abc", "recipe": {"crop_scale": (0.1, 0.9)}}
-TENSORS = {"whole": torch.arange(10, dtype=torch.float16).view(2, 5), "größe": torch.ones(2, 3).half()}
+TENSORS = {"global_view": torch.arange(10, dtype=torch.float16).view(2, 5), "größe": torch.ones(2, 3).half()}
 NESTED = "[" * 100_000
 
 

@@ -21,7 +21,7 @@ from crossalign.encoders._processes import SentEncoder, prepare_process, prepare
 from crossalign.errors import InputError
 from crossalign.features.adaptive import Rounds, encode_until_settled, settled
 from crossalign.features.pipeline import AHEAD, Progress, encode_views, ordered_map, silent, text_features
-from crossalign.images.crops import ViewRecipe, cut_views
+from crossalign.images.crops import ViewRecipe, crop_views
 from crossalign.images.decoding import read_image
 from crossalign.images.inputs import ImageLike, is_single, name_of
 from crossalign.methods.alignment import FORMS, Form
@@ -271,7 +271,7 @@ class Classifier:
                 return image, error
             boxes = self.recipe.boxes(*pixels.shape[1:])
             first = replace(self.recipe, count=rounds.counts[0])
-            return image, (pixels, boxes, cut_views(pixels, first, self.encoder.preprocessing))
+            return image, (pixels, boxes, crop_views(pixels, first, self.encoder.preprocessing))
 
         def enough(features: Tensor) -> bool:
             whole, views = features[None, 0], features[None, 1:]
@@ -293,7 +293,7 @@ class Classifier:
     def cut(self, image: Tensor) -> Tensor:
         """Cut a picture's views: (3, H, W) uint8 to (1 + M, 3, *size) uint8, the whole image first."""
         prepare_process(self.encoder, self._loaded_in)
-        return cut_views(image, self.recipe, self.encoder.preprocessing)
+        return crop_views(image, self.recipe, self.encoder.preprocessing)
 
     def score(self, features: Tensor) -> Tensor:
         """Score all labels: (B, 1 + M, D) features of views, as `cut` orders them, to (B, C)."""

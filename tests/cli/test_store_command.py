@@ -38,7 +38,8 @@ def store(tmp_path):
     views = opened.open(VIEWS)
     numbers = torch.Generator().manual_seed(0)
     for shard, rows in enumerate(SIZES):
-        tensors = {"whole": torch.randn(rows, 5, generator=numbers), "views": torch.randn(rows, 3, 5, generator=numbers)}
+        shapes = {"global_view": (rows, 5), "views": (rows, 3, 5)}
+        tensors = {name: torch.randn(shape, generator=numbers) for name, shape in shapes.items()}
         views.write(shard, {name: tensor.half() for name, tensor in tensors.items()})
     opened.open(TEXTS).write(0, {"texts": torch.randn(6, 5, generator=numbers)})
     return opened
@@ -171,9 +172,9 @@ def test_export_writes_arrays_in_order(store, tmp_path):
     output = tmp_path / "features.npz"
     done = run(store, "export", views_of(store).digest[:9].upper(), "--output", output)
     assert done.exit_code == 0, done.output
-    assert "views (10, 3, 5), whole (10, 5)" in done.stdout
+    assert "global_view (10, 5), views (10, 3, 5)" in done.stdout
     with np.load(output) as arrays:
-        assert set(arrays) == {"whole", "views"}
+        assert set(arrays) == {"global_view", "views"}
         for name in arrays:
             assert arrays[name].dtype == np.float16
             np.testing.assert_array_equal(arrays[name], expected(store, name))
@@ -182,7 +183,7 @@ def test_export_writes_arrays_in_order(store, tmp_path):
 
 def test_export_without_local_views(store, tmp_path):
     alone = store.open({**VIEWS, "recipe": {"count": 0}})
-    alone.write(0, {"whole": torch.ones(2, 5), "views": torch.empty(2, 0, 5)})
+    alone.write(0, {"global_view": torch.ones(2, 5), "views": torch.empty(2, 0, 5)})
     run(store, "export", alone.digest, "--output", tmp_path / "f.npz")
     assert np.load(tmp_path / "f.npz")["views"].shape == (2, 0, 5)
 

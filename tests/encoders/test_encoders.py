@@ -18,7 +18,7 @@ from crossalign.encoders._runtime import LEAST_COSINE, example_views
 from crossalign.encoders._texts import encode_distinct
 from crossalign.encoders.builtin import ConseSettings, _classifier, _sentence_model
 from crossalign.errors import InputError
-from crossalign.images.crops import ViewRecipe, cut_views
+from crossalign.images.crops import ViewRecipe, crop_views
 from crossalign.images.decoding import read_image
 
 load_encoder = partial(encoders.load_encoder, runtime="torch", precision="f32")
@@ -185,7 +185,7 @@ def test_sentences_equal_sentence_transformers():
 def test_the_builtin_encoder_knows_a_cat_and_a_cup_of_coffee(builtin):
     texts = builtin.encode_texts([f"a photo of a {name}." for name in ("cat", "cup of coffee", "brick wall")])
     for name, right in (("chelsea.png", 0), ("coffee.png", 1)):
-        pixels = cut_views(read_image(PHOTOS / name), ViewRecipe(0, (0.1, 0.9), 0), builtin.preprocessing)
+        pixels = crop_views(read_image(PHOTOS / name), ViewRecipe(0, (0.1, 0.9), 0), builtin.preprocessing)
         features = builtin.encode_images(pixels)
         assert features.shape == (1, builtin.width)
         assert features.norm(dim=1).item() == pytest.approx(1, abs=1e-5)

@@ -272,7 +272,7 @@ def test_folders_that_lack_something_say_what(tmp_path):
 
 
 @pytest.mark.parametrize(("arch", "context"), [(ARCH, 77), ("coca_ViT-B-32", 76)])
-def test_cut_texts_are_counted_once_for_every_kind_of_text_tower(arch, context):
+def test_truncated_texts_are_counted_once_for_every_kind_of_text_tower(arch, context):
     with pytest.warns(UserWarning, match="untrained"):
         encoder = load_encoder(f"open_clip:{arch}/random", "cpu")
     exactly, longer = " ".join(["cat"] * (context - 2)), " ".join(["cat"] * (context - 1))
@@ -302,7 +302,7 @@ def a_hub_tokenizer(folder, **options):
     [(None, "right", 1), (None, "left", 1), ("clips", "right", 3)],
     ids=["siglip", "left", "clips"],
 )
-def test_cut_texts_are_counted_with_other_tokenizers(tmp_path, mode, side, special):
+def test_truncated_texts_are_counted_with_other_tokenizers(tmp_path, mode, side, special):
     text = TINY["text_cfg"] | {"hf_tokenizer_name": "here", "context_length": 16, "vocab_size": 6, "pool_type": "last"}
     text |= {"no_causal_mask": True, "tokenizer_mode": mode}
     config = TINY | {"text_cfg": text}

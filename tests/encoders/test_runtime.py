@@ -18,7 +18,7 @@ from crossalign.encoders._timing import time_runtimes as time_subject
 from crossalign.encoders._tower import Tower
 from crossalign.errors import InputError
 from crossalign.features.pipeline import encode_views
-from crossalign.images.crops import Preprocessing, ViewRecipe, cut_views
+from crossalign.images.crops import Preprocessing, ViewRecipe, crop_views
 from crossalign.images.decoding import read_image
 
 CPU = torch.device("cpu")
@@ -313,7 +313,7 @@ def test_what_a_gpu_computes_in_agrees_with_the_reference():
 def test_example_views_are_whole_photos_and_crops():
     views = example_views(PLAIN, 16)
     assert views.shape == (16, 3, 16, 16)
-    first = cut_views(read_image(PHOTOS / "astronaut.png"), ViewRecipe(3, (0.1, 0.9), 0), PLAIN)
+    first = crop_views(read_image(PHOTOS / "astronaut.png"), ViewRecipe(3, (0.1, 0.9), 0), PLAIN)
     assert torch.equal(views[:4], first)
     assert len(example_views(PLAIN, 10, [CAT])) == 10
 
@@ -321,7 +321,7 @@ def test_example_views_are_whole_photos_and_crops():
 def test_the_builtin_encoder_is_the_same_on_openvino(builtin):
     fast = load_encoder("builtin", "cpu", runtime="openvino", precision="f32")
     assert fast.fingerprint == builtin.fingerprint
-    views = cut_views(read_image(CAT), ViewRecipe(20, (0.1, 0.9), 0), builtin.preprocessing)[None]
+    views = crop_views(read_image(CAT), ViewRecipe(20, (0.1, 0.9), 0), builtin.preprocessing)[None]
     (ours,), (expected,) = encode_views(fast, views), encode_views(builtin, views)
     assert (ours * expected).sum(1).min() > 0.99999
     assert torch.equal(ours, list(encode_views(fast, views.repeat(3, 1, 1, 1, 1)))[2])
@@ -330,7 +330,8 @@ def test_the_builtin_encoder_is_the_same_on_openvino(builtin):
 def test_int8_stays_close_to_the_builtin_encoder(builtin):
     """A range for all channels of depthwise kernels leaves a mean of 0.97."""
     fast = load_encoder("builtin", "cpu", runtime="openvino", precision="int8")
-    views = cut_views(read_image(PHOTOS / "motorcycle_left.png"), ViewRecipe(20, (0.1, 0.9), 0), builtin.preprocessing)[None]
+    image = read_image(PHOTOS / "motorcycle_left.png")
+    views = crop_views(image, ViewRecipe(20, (0.1, 0.9), 0), builtin.preprocessing)[None]
     (ours,), (expected,) = encode_views(fast, views), encode_views(builtin, views)
     assert (ours * expected).sum(-1).mean() > 0.99
 

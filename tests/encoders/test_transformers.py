@@ -207,7 +207,7 @@ def test_a_text_does_not_depend_on_its_neighbours(folders):
         torch.testing.assert_close(encoder.encode_texts(TEXTS)[1:2], alone, atol=1e-5, rtol=0)
 
 
-def test_cut_texts_are_counted(folders):
+def test_truncated_texts_are_counted(folders):
     for family in ("clip", "siglip", "align"):
         encoder = load_encoder(f"transformers:{folders(family)}", "cpu")
         exactly, longer = " ".join(["cat"] * 14), " ".join(["cat"] * 15)

@@ -19,7 +19,7 @@ from crossalign.evaluation.protocols import plan
 from crossalign.evaluation.ranks import IMAGES_AT_ONCE, Scorer, calibration_sketch, resampled_runs, score_shards, true_ranks
 from crossalign.evaluation.statistics import FACTORS, expected_calibration_error, two_level_interval, wilson_interval
 from crossalign.evaluation.tables import results_table
-from crossalign.images.crops import ViewRecipe, cut_views
+from crossalign.images.crops import ViewRecipe, crop_views
 from crossalign.images.decoding import read_image
 from crossalign.methods.method import ScoreConfig
 from crossalign.methods.registry import METHODS, pick_methods
@@ -87,7 +87,7 @@ def test_features_and_ranks_depend_on_no_worker_count(builtin, first, kept, tmp_
     assert ranks(again) == {name: ranks(first)[name] for name in ("wca", "clip")}
     (shard,) = (tmp_path / "views").rglob("*.safetensors")
     ours, theirs = load_file(shard), load_file(kept / shard.relative_to(tmp_path))
-    assert all(torch.equal(ours[name], theirs[name]) for name in ("whole", "views"))
+    assert all(torch.equal(ours[name], theirs[name]) for name in ("global_view", "views"))
 
 
 def test_ranks_depend_on_no_order_of_methods(builtin, first, kept):
@@ -131,7 +131,7 @@ def test_ranks_come_from_the_methods_scores(builtin, first):
     chosen = [result for result in first.results if result.method in ("clip", "clip-d", "wca")]
     texts = {r.method: text_features_of(METHODS[r.method], inputs, builtin.encode_texts) for r in chosen}
     for row, (path, label) in enumerate(zip(ODD.paths, ODD.labels, strict=True)):
-        pixels = cut_views(read_image(path), recipe, builtin.preprocessing, index=row)
+        pixels = crop_views(read_image(path), recipe, builtin.preprocessing, index=row)
         features = builtin.encode_images(pixels).half()
         for result in chosen:
             scores = class_scores(
@@ -320,7 +320,7 @@ def test_results_tell_both_kinds_of_noise(fresh):
 def test_calibration_is_that_of_all_scores(builtin, fresh):
     """Again from all scores of the first run, which the evaluation does not keep."""
     inputs = prompt_inputs(LABELS, descriptions=[DEMO], templates=CONFIG.templates)
-    pixels = [cut_views(read_image(path), ViewRecipe(0, (0.1, 0.9), 0), builtin.preprocessing) for path in ODD.paths]
+    pixels = [crop_views(read_image(path), ViewRecipe(0, (0.1, 0.9), 0), builtin.preprocessing) for path in ODD.paths]
     whole = builtin.encode_images(torch.cat(pixels)).half()
     texts = text_features_of(METHODS["clip"], inputs, builtin.encode_texts)
     scores = class_scores(METHODS["clip"], texts, whole, whole[:, None])

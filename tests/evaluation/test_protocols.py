@@ -13,7 +13,7 @@ from crossalign.errors import InputError
 from crossalign.evaluation import ranks
 from crossalign.evaluation.evaluate import evaluate
 from crossalign.evaluation.protocols import RELEASED_VIEWS, by_recipe, plan
-from crossalign.images.crops import ResizedCropRecipe, ViewRecipe, cut_views
+from crossalign.images.crops import ResizedCropRecipe, ViewRecipe, crop_views
 from crossalign.images.decoding import read_image
 from crossalign.methods import alignment
 from crossalign.methods.registry import METHODS, pick_methods
@@ -156,7 +156,7 @@ def test_resampled_runs_score_the_views_of_the_program(released, builtin, name):
         embeddings.append(weights @ texts / (weights @ texts).norm())
     (result,) = [result for result in released.results if result.method == name]
     for number, path in enumerate(DATASET.paths):
-        pixels = cut_views(read_image(path), row.recipe, builtin.preprocessing, number)
+        pixels = crop_views(read_image(path), row.recipe, builtin.preprocessing, number)
         x0, *views = builtin.encode_images(pixels).half().double()
         counts = ranks.resampled_runs(5, 3, 4, 0)
         if name == "bifta":

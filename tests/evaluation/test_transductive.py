@@ -14,7 +14,7 @@ from crossalign.datasets import load_dataset
 from crossalign.datasets.configs import load_config
 from crossalign.evaluation.evaluate import evaluate
 from crossalign.evaluation.tables import read_results, results_table, transductive_table
-from crossalign.images.crops import ViewRecipe, cut_views
+from crossalign.images.crops import ViewRecipe, crop_views
 from crossalign.images.decoding import read_image
 from crossalign.methods import ScoreConfig
 from crossalign.methods.registry import METHODS, pick_methods
@@ -50,7 +50,7 @@ def test_scores_are_those_of_the_global_views(builtin, by_class, tmp_path):
     done = evaluate(dataset, builtin, config, pick_methods(["clip", "mta"]), store=store, transductive=together)
     assert [row.method for row in done.transductive] == ["transclip", "stata", "carprt"]
     recipe = ViewRecipe(0, config.crop_scale, seed=0)
-    pixels = torch.cat([cut_views(read_image(path), recipe, builtin.preprocessing) for path in dataset.paths])
+    pixels = torch.cat([crop_views(read_image(path), recipe, builtin.preprocessing) for path in dataset.paths])
     x0 = torch.nn.functional.normalize(builtin.encode_images(pixels).half().float(), dim=1)
     inputs = prompt_inputs(dataset.class_names, templates=config.templates)
     labels = torch.tensor(dataset.labels)

@@ -1,7 +1,7 @@
 """A dataset: all images in one folder; a file name is a class name and a number."""
 
 from crossalign.configs import Config
-from crossalign.datasets import ClassList, Tree, pictures_in
+from crossalign.datasets import ClassList, Tree, class_images
 
 CONFIG = Config(
     "name-tags",
@@ -13,7 +13,7 @@ CONFIG = Config(
 
 
 def read(root, config):
-    paths = pictures_in(root)
+    paths = class_images(root)
     tags = [path.stem.rsplit("-", 1)[0] for path in paths]
     names = tuple(sorted(set(tags)))
     return Tree(paths, [names.index(tag) for tag in tags], ClassList(keys=names, names=names))

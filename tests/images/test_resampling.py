@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from conftest import PHOTOS
-from crossalign.images.crops import Preprocessing, ViewRecipe, cut_boxes
+from crossalign.images.crops import Preprocessing, ViewRecipe, crop_boxes
 from crossalign.images.decoding import read_image
 from crossalign.images.resample import KERNELS, resample
 
@@ -16,7 +16,7 @@ def test_it_is_torchs_kernel_within_rounding(interpolation, size):
     image = read_image(PHOTOS / "coffee.png")[:, :150, :260]
     boxes = ViewRecipe(12, (0.1, 0.9), 0).boxes(*image.shape[1:])
     preprocessing = Preprocessing((size, size), (0.5,) * 3, (0.5,) * 3, interpolation)
-    expected = cut_boxes(image, boxes, preprocessing).int()
+    expected = crop_boxes(image, boxes, preprocessing).int()
     found = resample(image, boxes, size, interpolation)
     assert found.dtype == torch.uint8
     difference = (found.int() - expected).abs()

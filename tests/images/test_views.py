@@ -18,7 +18,7 @@ from crossalign.images.crops import (
     Preprocessing,
     ResizedCropRecipe,
     ViewRecipe,
-    cut_views,
+    crop_views,
     distinct,
     place_resized_crops,
 )
@@ -71,7 +71,7 @@ def test_boxes_depend_on_seed_and_index_alone():
 def test_views_equal_pil_crop_and_resize(name):
     with Image.open(PHOTOS / name) as file:
         image = file.convert("RGB")
-    views = cut_views(read_image(PHOTOS / name), RECIPE, CLIP)
+    views = crop_views(read_image(PHOTOS / name), RECIPE, CLIP)
     assert views.shape == (61, 3, 224, 224)
     assert views.dtype == torch.uint8
     worst = []
@@ -108,18 +108,18 @@ def test_normalise_takes_bytes_and_floats_alike():
 
 
 def test_a_picture_of_one_pixel_has_views():
-    views = cut_views(read_image(np.full((1, 1, 3), 77, np.uint8)), RECIPE, CLIP)
+    views = crop_views(read_image(np.full((1, 1, 3), 77, np.uint8)), RECIPE, CLIP)
     assert views.shape == (61, 3, 224, 224)
     assert (views == 77).all()
 
 
 def test_a_very_long_picture_has_views():
-    views = cut_views(read_image(np.full((3, 2000, 3), 9, np.uint8)), RECIPE, CLIP)
+    views = crop_views(read_image(np.full((3, 2000, 3), 9, np.uint8)), RECIPE, CLIP)
     assert (views == 9).all()
 
 
 def test_a_thin_strip_is_not_blown_up():
-    views = cut_views(read_image(np.full((1, 40_000, 3), 9, np.uint8)), ViewRecipe(1, (0.1, 0.9), 0), CLIP)
+    views = crop_views(read_image(np.full((1, 40_000, 3), 9, np.uint8)), ViewRecipe(1, (0.1, 0.9), 0), CLIP)
     assert views.shape == (2, 3, 224, 224)
     assert (views == 9).all()
 
@@ -222,8 +222,8 @@ def test_resized_crops_equal_pil_crop_resize_and_flip(name):
     with Image.open(PHOTOS / name) as file:
         image = file.convert("RGB")
     recipe = ResizedCropRecipe(20, 1)
-    pixels = cut_views(read_image(PHOTOS / name), recipe, CLIP)
-    assert (pixels[0] == cut_views(read_image(PHOTOS / name), ViewRecipe(0, (0.1, 0.9), 0), CLIP)[0]).all()
+    pixels = crop_views(read_image(PHOTOS / name), recipe, CLIP)
+    assert (pixels[0] == crop_views(read_image(PHOTOS / name), ViewRecipe(0, (0.1, 0.9), 0), CLIP)[0]).all()
     placed = recipe.views(image.height, image.width)
     assert 0 < placed.flips.sum() < 20
     for view, box, flip in zip(pixels[1:], placed.boxes.tolist(), placed.flips, strict=True):

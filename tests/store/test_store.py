@@ -13,12 +13,12 @@ import pytest
 import torch
 
 from crossalign.errors import InputError
-from crossalign.store.files import cache_root, write_whole
+from crossalign.store.files import cache_root, write_atomically
 from crossalign.store.shards import SCHEMA, Store
 
 KEY = {"kind": "views", "encoder": "abc", "recipe": {"count": 3, "crop_scale": [0.1, 0.9]}}
 TENSORS = {
-    "whole": torch.arange(10, dtype=torch.float16).view(2, 5),
+    "global_view": torch.arange(10, dtype=torch.float16).view(2, 5),
     "views": torch.linspace(-1, 1, 30, dtype=torch.float16).view(2, 3, 5),
 }
 
@@ -52,7 +52,7 @@ def shard_file(shards):
     [
         TENSORS,
         {"texts": torch.randn(4, 6, generator=torch.Generator().manual_seed(0))},
-        {"whole": torch.ones(2, 5).half(), "views": torch.empty(2, 0, 5).half()},
+        {"global_view": torch.ones(2, 5).half(), "views": torch.empty(2, 0, 5).half()},
         {"turned": torch.arange(6).view(2, 3).T},
     ],
 )
@@ -221,10 +221,10 @@ def test_a_full_disk_leaves_what_was_there_and_no_half_file(tmp_path, shards, sh
     assert files_in(tmp_path) == before
 
 
-def test_write_whole_replaces_a_file_and_makes_its_folder(tmp_path):
+def test_write_atomically_replaces_a_file_and_makes_its_folder(tmp_path):
     file = tmp_path / "new" / "results.json"
     for content in (b"first, and longer", b"second"):
-        write_whole(file, content)
+        write_atomically(file, content)
         assert file.read_bytes() == content
     assert files_in(tmp_path) == [file]
 
@@ -237,7 +237,7 @@ import torch
 from crossalign.store.shards import Store
 
 def content(shard):
-    return {"whole": torch.full((300, 500), float(shard)).half(), "views": torch.arange(shard, shard + 900_000).half()}
+    return {"global_view": torch.full((300, 500), float(shard)).half(), "views": torch.arange(shard, shard + 900_000).half()}
 
 def open_shards():
     return Store(sys.argv[1]).open({"kind": "views", "encoder": "abc"})
@@ -330,8 +330,8 @@ def test_where_folders_cannot_be_opened_files_are_written_all_the_same(tmp_path,
     file = tmp_path / "folder" / "file"
     monkeypatch.setattr("crossalign.store.files.os.open", refuse)
     with pytest.raises(InputError, match="cannot be written"):
-        write_whole(file, b"content")
+        write_atomically(file, b"content")
     monkeypatch.setattr("crossalign.store.files.os.name", "nt")
-    write_whole(file, b"content")
+    write_atomically(file, b"content")
     monkeypatch.undo()
     assert file.read_bytes() == b"content"

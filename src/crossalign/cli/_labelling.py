@@ -17,7 +17,7 @@ from crossalign.cli import _common as common
 from crossalign.cli._journal import Journal, Stamp, stamp_of
 from crossalign.errors import InputError
 from crossalign.reports.formats import WRITERS, settings_of
-from crossalign.store.files import remove_parts, writing_whole
+from crossalign.store.files import atomic_file, remove_parts
 
 
 def check_labels_file(path: str) -> Path:
@@ -60,7 +60,7 @@ def label_into(file: Path, classify: Classifier, pictures: Sequence[str], top_k:
                 journal.add(result, stamp)
                 bar.update(1)
         journal.sync()
-        with writing_whole(file) as out:
+        with atomic_file(file) as out:
             WRITERS[file.suffix.lower()](journal.results(len(pictures)), out)
         journal.remove()
         return journal.failed

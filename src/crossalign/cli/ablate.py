@@ -70,7 +70,7 @@ def command(**options: Any) -> None:
     from crossalign.evaluation.ablation import ablate, plan
     from crossalign.evaluation.ablation_tables import ablation_file, ablation_text
     from crossalign.methods.registry import pick_methods
-    from crossalign.store.files import write_whole
+    from crossalign.store.files import write_atomically
     from crossalign.store.shards import Store
 
     if options["method"] == "all":
@@ -97,12 +97,12 @@ def command(**options: Any) -> None:
         progress=common.progress_bar,
     )
     if output:
-        write_whole(output, ablation_file(ablation, output.suffix[1:].lower()).encode())
+        write_atomically(output, ablation_file(ablation, output.suffix[1:].lower()).encode())
     if figure:
         from crossalign.reports.figures import figure_bytes
         from crossalign.reports.figures.ablation import ablation_figure
 
-        write_whole(figure, figure_bytes(ablation_figure(ablation), figure.suffix[1:].lower()))
+        write_atomically(figure, figure_bytes(ablation_figure(ablation), figure.suffix[1:].lower()))
     click.echo(ablation_text(ablation))
     stages = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in ablation.evaluation.timing.items())
     click.echo(

@@ -216,9 +216,9 @@ def _print(results: Iterable[Classification], total: int, show: Callable[[Iterab
 
 def _write_report(page: Path, classify: Classifier, rows: Sequence[ReportedImage]) -> None:
     from crossalign.reports.html import images_report
-    from crossalign.store.files import write_whole
+    from crossalign.store.files import write_atomically
 
-    write_whole(page, images_report(classify, rows).encode("utf-8", "backslashreplace"))
+    write_atomically(page, images_report(classify, rows).encode("utf-8", "backslashreplace"))
     click.echo(f"report: {page}", err=True)
 
 

@@ -99,10 +99,10 @@ def _import(options: Mapping[str, Any], file: Path) -> bool:
     if not imported.classes:
         raise InputError(f"{options['source']!r} describes none of the wanted classes; check --dataset or --labels")
 
-    from crossalign.store.files import write_whole
+    from crossalign.store.files import write_atomically
     from crossalign.text.descriptions.answers import to_text
 
-    write_whole(file, to_text(imported_content(imported, Path(options["source"]).name)).encode())
+    write_atomically(file, to_text(imported_content(imported, Path(options["source"]).name)).encode())
     click.echo(f"{file}: {len(imported.classes)} classes described, {len(imported.missing)} missing; {imported.style}")
     return not imported.missing
 

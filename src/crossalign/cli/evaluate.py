@@ -90,7 +90,7 @@ def command(**options: Any) -> None:
 
     from crossalign.evaluation.evaluate import evaluate
     from crossalign.evaluation.tables import results_table, sentences, transductive_table
-    from crossalign.store.files import write_whole
+    from crossalign.store.files import write_atomically
     from crossalign.store.shards import Store
 
     start = time.perf_counter()
@@ -120,11 +120,11 @@ def command(**options: Any) -> None:
     done.timing = {"loading": loading} | done.timing
     content = done.to_dict()
     if file:
-        write_whole(file, (common.to_json(content) + "\n").encode())
+        write_atomically(file, (common.to_json(content) + "\n").encode())
     if page:
         from crossalign.reports.html import methods_report
 
-        write_whole(page, methods_report(done).encode())
+        write_atomically(page, methods_report(done).encode())
     click.echo(results_table([content]))
     for sentence in sentences(content):
         click.echo(f"\n{sentence}")

@@ -109,13 +109,13 @@ def _draw(files: list[Path], image: str, explanation: Explanation, rival: Explan
     if not files:
         return
     from crossalign.reports.figures import explanation_figure, figure_bytes, matrix_figure
-    from crossalign.store.files import write_whole
+    from crossalign.store.files import write_atomically
 
     figures = [explanation_figure(image, explanation, rival)]
     if len(files) > 1:
         figures.append(matrix_figure(image, explanation))
     for file, figure in zip(files, figures, strict=True):
-        write_whole(file, figure_bytes(figure, file.suffix.lower()[1:], dpi))
+        write_atomically(file, figure_bytes(figure, file.suffix.lower()[1:], dpi))
         click.echo(f"wrote {file}", err=True)
 
 

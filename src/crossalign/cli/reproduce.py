@@ -61,7 +61,7 @@ def command(**options: Any) -> None:
     from crossalign.evaluation.reproduction import report
     from crossalign.evaluation.reproduction.grid import Settings, run_grid
     from crossalign.evaluation.reproduction.sources import check_descriptions
-    from crossalign.store.files import write_whole
+    from crossalign.store.files import write_atomically
 
     check_descriptions(descriptions, [cell.config for cell in cells])
     same = ("description_style", "allow_missing", "seed", "limit", "device", "num_workers", "store")
@@ -72,8 +72,8 @@ def command(**options: Any) -> None:
         raise InputError("\n".join(["nothing could run:", *(f"- {why}" for why in report.not_measured(outcome))]))
     called = shlex.join(["crossalign", *sys.argv[1:]])
     text = report.markdown(outcome, called)
-    write_whole(output / "reproduction.md", text.encode())
-    write_whole(output / "reproduction.tex", report.latex(outcome, called).encode())
+    write_atomically(output / "reproduction.md", text.encode())
+    write_atomically(output / "reproduction.tex", report.latex(outcome, called).encode())
     click.echo(text, nl=False)
     if outcome.failed:
         sys.exit(1)

@@ -136,8 +136,8 @@ def gc(store: str | None, as_json: bool, older_than: float | None, everything: b
 def export(store: str | None, as_json: bool, prefix: str, output: str) -> None:
     """Write a cached set to one NumPy file, in the dataset's order.
 
-    For images the arrays are "whole" (N, D), the features of the global views, and "views" (N, M, D), those of the local
-    views. DIGEST is the digest that `crossalign store list` shows, or its first digits.
+    For images the arrays are "global_view" (N, D), the features of the global views, and "views" (N, M, D), those of the
+    local views. DIGEST is the digest that `crossalign store list` shows, or its first digits.
     """
     from crossalign.store.export import export_npz
 

@@ -67,7 +67,7 @@ class ImageDataset:
     passed_over: str = ""
 
     @cached_property
-    def pictures_fingerprint(self) -> str:
+    def images_fingerprint(self) -> str:
         """Hex digest of the pictures' names, sizes, both ends of each file, and order; the same on every machine.
 
         Raises:
@@ -83,7 +83,7 @@ class ImageDataset:
     @cached_property
     def fingerprint(self) -> str:
         """Hex digest of pictures and labels."""
-        return hashlib.blake2b(f"{self.pictures_fingerprint}{self.labels}".encode(), digest_size=16).hexdigest()
+        return hashlib.blake2b(f"{self.images_fingerprint}{self.labels}".encode(), digest_size=16).hexdigest()
 
     def limit(self, count: int) -> ImageDataset:
         """Take `count` pictures, spread evenly over the dataset; each keeps its boxes."""
@@ -164,7 +164,7 @@ def classes_of(config: Config) -> ClassList:
     return class_list(config.classes)
 
 
-def pictures_in(folder: Path, passed: PassedOver | None = None) -> list[Path]:
+def class_images(folder: Path, passed: PassedOver | None = None) -> list[Path]:
     """List the images under a class folder, in order of their paths.
 
     Args:
@@ -198,7 +198,7 @@ def images_by_folder(root: Path, passed: PassedOver, left_out: Sequence[str] = (
     entries = sorted(path for path in root.iterdir() if is_wanted(path.name, passed))
     passed.others += [path.name for path in entries if not path.is_dir()]
     folders = [path for path in entries if path.is_dir() and path.name not in left_out]
-    return [(path, folder.name) for folder in folders for path in pictures_in(folder, passed)]
+    return [(path, folder.name) for folder in folders for path in class_images(folder, passed)]
 
 
 def _layout(config: Config) -> Callable[[Path, Config], Tree]:

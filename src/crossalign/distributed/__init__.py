@@ -211,7 +211,7 @@ class _Encode:
                 pass
         except InputError as error:
             return {"shards": [], "images": 0, "error": str(error)}
-        images = sum(len(shard.pictures) for shard in work)
+        images = sum(len(shard.images) for shard in work)
         return {"shards": [shard.number for shard in work], "images": images, "error": ""}
 
 
@@ -266,8 +266,8 @@ def _with_absolute_folder(shards: ShardFolder) -> ShardFolder:
 
 
 def _with_absolute_paths(work: ShardWork) -> ShardWork:
-    images = ((Path(path).absolute() if isinstance(path, (str, Path)) else path, index) for path, index in work.pictures)
-    return replace(work, pictures=tuple(images))
+    images = ((Path(path).absolute() if isinstance(path, (str, Path)) else path, index) for path, index in work.images)
+    return replace(work, images=tuple(images))
 
 
 def _groups(items: Iterable[Any], size: int) -> list[list[Any]]:

@@ -30,7 +30,7 @@ from crossalign.errors import InputError
 from crossalign.features.pipeline import Progress, silent
 from crossalign.images.decoding import ImageLike
 from crossalign.reports.formats import first_change, settings_of, write_parquet
-from crossalign.store.files import write_whole
+from crossalign.store.files import write_atomically
 from crossalign.store.shards import digest_of
 
 MIN_IMAGES, MAX_IMAGES = 64, 1024
@@ -135,7 +135,7 @@ class PartFolder:
             InputError: it cannot be written.
         """
         if not is_remote(self.address):
-            write_whole(Path(self.address) / name, content)
+            write_atomically(Path(self.address) / name, content)
             return
         files, path = place(self.address)
         try:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from crossalign.store.files import write_whole
+from crossalign.store.files import write_atomically
 
 
 def choice_file(folder: Path) -> Path:
@@ -33,5 +33,5 @@ def write_choice(folder: Path, machine: Sequence[str], timings: Sequence[dict[st
         InputError: the folder cannot be written.
     """
     content = {"machine": list(machine), "fastest": timings[0], "timings": list(timings)}
-    write_whole(choice_file(folder), json.dumps(content, indent=2).encode())
+    write_atomically(choice_file(folder), json.dumps(content, indent=2).encode())
     return choice_file(folder)

@@ -81,10 +81,10 @@ def load(tower: Tower, precision: str, file: Path, calibration: Tensor | None) -
         What computes (B, 3, *size) pixels to (B, E) float32. It rounds float pixels in [0, 1] to 8 bits.
     """
     if calibration is None:
-        model = _kept(file, lambda: _export(tower))
+        model = _cached_model(file, lambda: _export(tower))
     else:
-        whole = file_of(file.parent, "")
-        model = _kept(file, lambda: _quantise(_kept(whole, lambda: _export(tower)), tower, calibration))
+        float_file = file_of(file.parent, "")
+        model = _cached_model(file, lambda: _quantise(_cached_model(float_file, lambda: _export(tower)), tower, calibration))
     compiled = _core().compile_model(
         model,
         "CPU",
@@ -145,7 +145,7 @@ def _delicate(model: Any) -> list[str]:
     return depthwise and [*depthwise, *layers.get("Convolution", [])[:1], *layers.get("MatMul", [])[-1:]]
 
 
-def _kept(file: Path, make: Callable[[], Any]) -> Any:
+def _cached_model(file: Path, make: Callable[[], Any]) -> Any:
     """Read a model from its file, or make it and keep it there; a folder that cannot be written keeps nothing."""
     try:
         return _core().read_model(file)

@@ -25,9 +25,9 @@ import crossalign.encoders._torch as torch_engine
 from crossalign.encoders._choice import read_choice
 from crossalign.encoders._tower import Run, Tower
 from crossalign.errors import InputError
-from crossalign.images.crops import Preprocessing, ViewRecipe, cut_views
+from crossalign.images.crops import Preprocessing, ViewRecipe, crop_views
 from crossalign.images.decoding import ImageLike, read_image
-from crossalign.store.files import write_whole
+from crossalign.store.files import write_atomically
 
 log = logging.getLogger("crossalign")
 
@@ -207,7 +207,7 @@ class Check:
             cosine = self._measure(self.run(way))
         # A folder that cannot be written costs the next process a second look, no more.
         with suppress(InputError):
-            write_whole(file, json.dumps(settings | {"lowest_cosine": cosine}, indent=2).encode())
+            write_atomically(file, json.dumps(settings | {"lowest_cosine": cosine}, indent=2).encode())
         return cosine
 
     def _export(self) -> Path:
@@ -231,7 +231,7 @@ def example_views(preprocessing: Preprocessing, count: int, images: Sequence[Ima
     images = images or [str(photos / name) for name in EXAMPLES]
     each = -(-count // len(images)) - 1
     views = [
-        cut_views(read_image(image), ViewRecipe(each, (0.1, 0.9), 0), preprocessing, number)
+        crop_views(read_image(image), ViewRecipe(each, (0.1, 0.9), 0), preprocessing, number)
         for number, image in enumerate(images[:count])
     ]
     return torch.cat(views)[:count]

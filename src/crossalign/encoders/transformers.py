@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from crossalign.encoders._hub import need_transformers, quiet_hub, reason_of
 from crossalign.encoders._image_processor import preprocessing_of
 from crossalign.encoders._runtime import reference
-from crossalign.encoders._texts import CutTexts, encode_distinct
+from crossalign.encoders._texts import TruncatedTexts, encode_distinct
 from crossalign.encoders._tower import Tower
 from crossalign.encoders._weights import activations, digest, tokenizer_content
 from crossalign.errors import InputError
@@ -41,7 +41,7 @@ class DualEncoder:
         self._tokenizer = tokenizer
         text = getattr(model.config, "text_config", model.config)
         self.context = min(int(tokenizer.model_max_length), int(text.max_position_embeddings))
-        self._cut_texts = CutTexts(name, self.context)
+        self._truncated_texts = TruncatedTexts(name, self.context)
         # SigLIP and its like were trained on texts that are padded to the context, and attend to the padding.
         self._masked = "attention_mask" in tokenizer.model_input_names and not model.config.model_type.startswith("siglip")
         self.activation = activations(model)
@@ -78,7 +78,7 @@ class DualEncoder:
         full = [text for text, length in zip(texts, lengths.tolist(), strict=True) if length == self.context]
         longer = self._tokenizer(full, truncation=False, verbose=False).input_ids if full else []
         cut = sum(len(tokens) > self.context for tokens in longer)
-        self._cut_texts.count([True] * cut + [False] * (len(texts) - cut))
+        self._truncated_texts.count([True] * cut + [False] * (len(texts) - cut))
         tokens = torch.stack([batch.input_ids, batch.attention_mask], dim=-1)
         # Padding on the left, or without a mask, is part of what the model sees.
         shortened = self._masked and self._tokenizer.padding_side == "right"

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from crossalign.encoders import Encoder
 from crossalign.errors import InputError
-from crossalign.images.crops import cut_boxes
+from crossalign.images.crops import crop_boxes
 
 FIRST_VIEWS, GROWTH = 6, 4 / 3
 """Views of the first round, and the factor by which each further round increases the number of views; measured in
@@ -115,6 +115,6 @@ def encode_until_settled(
     for start, end in pairwise(rounds.counts):
         if enough(features):
             break
-        views = cut_boxes(image, boxes[start:end], encoder.preprocessing)
+        views = crop_boxes(image, boxes[start:end], encoder.preprocessing)
         features = torch.cat([features, encoder.encode_images(views)])
     return features

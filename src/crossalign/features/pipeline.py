@@ -19,7 +19,7 @@ from torch import Tensor
 from crossalign.datasets import ImageDataset
 from crossalign.encoders import Encoder
 from crossalign.errors import InputError
-from crossalign.images.crops import Recipe, cut_views
+from crossalign.images.crops import Recipe, crop_views
 from crossalign.images.decoding import ImageLike, read_image
 from crossalign.store.shards import ShardFolder, Store
 
@@ -31,7 +31,7 @@ GPU_PASS_VIEWS = 256
 """Views per pass of the encoder on every other device."""
 AHEAD = 16
 """Images that are decoded ahead of the encoder."""
-RECIPE_VERSION = 2
+RECIPE_VERSION = 3
 """Raised whenever the same key would give other features."""
 
 TEXTS_AT_ONCE = 2048
@@ -69,11 +69,11 @@ class ShardWork:
 
     Attributes:
         number: the shard's.
-        pictures: each with the index that fixes its boxes.
+        images: each with the index that fixes its boxes.
     """
 
     number: int
-    pictures: tuple[tuple[ImageLike, int], ...]
+    images: tuple[tuple[ImageLike, int], ...]
 
 
 EncodeShards = Callable[[Sequence[ShardWork], ShardFolder, Recipe], Iterator[int]]
@@ -115,7 +115,7 @@ class ImageFeatures:
             where = str(self.shards.folder)
             raise InputError(f"shard {shard} in {where!r} was damaged or removed while it was in use; run again")
         start = shard * self.shard_images
-        return slice(start, start + len(tensors["whole"])), tensors["whole"], tensors["views"]
+        return slice(start, start + len(tensors["global_view"])), tensors["global_view"], tensors["views"]
 
 
 def image_features(
@@ -138,19 +138,19 @@ def image_features(
         store: where features are cached, in float16.
         num_workers: threads that decode and crop; 0 does it in the calling thread.
         progress: shown while images are encoded.
-        shard_images: images per shard; by default `images_a_shard`.
+        shard_images: images per shard; by default `images_per_shard`.
         encode: makes the shards elsewhere, with an encoder of the same fingerprint and runtime; by default this process
             does.
 
     Raises:
         InputError: an image cannot be read, or the store not written. Finished shards stay.
     """
-    shard_images = shard_images or images_a_shard(recipe.count)
+    shard_images = shard_images or images_per_shard(recipe.count)
     key = {
         "kind": "views",
         "version": RECIPE_VERSION,
         "encoder": encoder.fingerprint,
-        "pictures": dataset.pictures_fingerprint,
+        "images": dataset.images_fingerprint,
         "recipe": recipe.key,
         "shard_images": shard_images,
         "dtype": "float16",
@@ -168,7 +168,7 @@ def image_features(
         for number, start in enumerate(starts)
         if shards.read(number) is None
     ]
-    encoded = sum(len(shard.pictures) for shard in work)
+    encoded = sum(len(shard.images) for shard in work)
     if work:
         if encode is None:
             encode = partial(encode_shards, encoder=encoder, num_workers=num_workers)
@@ -187,7 +187,7 @@ def pass_views(encoder: Encoder) -> int:
     return PASS_VIEWS.get(encoder.device.type, GPU_PASS_VIEWS)
 
 
-def images_a_shard(views: int) -> int:
+def images_per_shard(views: int) -> int:
     """How many pictures a shard holds, given the number of local views of each."""
     return max(1, min(SHARD_IMAGES, SHARD_VIEWS // (1 + views)))
 
@@ -205,14 +205,14 @@ def encode_shards(
     Raises:
         InputError: an image cannot be read, or the store not written.
     """
-    images = (image for shard in work for image in shard.pictures)
+    images = (image for shard in work for image in shard.images)
     features = encode_images(images, encoder, recipe, num_workers=num_workers)
     for shard in work:
-        rows = torch.zeros((len(shard.pictures), 1 + recipe.count, encoder.width), dtype=torch.float16)
+        rows = torch.zeros((len(shard.images), 1 + recipe.count, encoder.width), dtype=torch.float16)
         for row, feature in zip(rows, features, strict=False):
             row[: len(feature)] = feature
             yield 1
-        shards.write(shard.number, {"whole": rows[:, 0].contiguous(), "views": rows[:, 1:].contiguous()})
+        shards.write(shard.number, {"global_view": rows[:, 0].contiguous(), "views": rows[:, 1:].contiguous()})
 
 
 def runtime_key(encoder: Encoder) -> str:
@@ -236,7 +236,7 @@ def encode_images(
     crop_here = encoder.device.type == "cpu"
 
     def crop(image: Tensor, index: int) -> Tensor:
-        return cut_views(image, recipe, encoder.preprocessing, index)
+        return crop_views(image, recipe, encoder.preprocessing, index)
 
     def read(image: tuple[ImageLike, int]) -> tuple[Tensor, int]:
         source, index = image

@@ -269,19 +269,19 @@ def distinct(boxes: Boxes, max_iou: float, most: int) -> np.ndarray[Any, np.dtyp
     return np.array(chosen, dtype=np.int64)
 
 
-def cut_views(image: Tensor, recipe: Recipe, preprocessing: Preprocessing, index: int = 0) -> Tensor:
+def crop_views(image: Tensor, recipe: Recipe, preprocessing: Preprocessing, index: int = 0) -> Tensor:
     """Crop an image's views: (3, H, W) uint8 to (1 + M, 3, *size) uint8, the global view first."""
     placed = recipe.views(image.shape[1], image.shape[2], index)
     views = torch.empty((1 + len(placed.boxes), 3, *preprocessing.size), dtype=torch.uint8, device=image.device)
     views[0] = preprocessing.fit(image)
-    cut_boxes(image, placed.boxes, preprocessing, out=views[1:], interpolation=recipe.interpolation)
+    crop_boxes(image, placed.boxes, preprocessing, out=views[1:], interpolation=recipe.interpolation)
     if placed.flips.any():
         flipped = 1 + np.flatnonzero(placed.flips)
         views[flipped] = views[flipped].flip(-1)
     return views
 
 
-def cut_boxes(
+def crop_boxes(
     image: Tensor,
     boxes: Boxes,
     preprocessing: Preprocessing,

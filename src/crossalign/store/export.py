@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from crossalign.errors import InputError
-from crossalign.store.files import writing_whole
+from crossalign.store.files import atomic_file
 from crossalign.store.shards import CachedSet
 
 Arrays = dict[str, np.ndarray[Any, Any]]
@@ -20,7 +20,7 @@ def export_npz(cached: CachedSet, file: Path) -> dict[str, list[int]]:
     """Write the arrays of all shards to one .npz file, atomically and in the dataset's order.
 
     Args:
-        cached: the set. For views the arrays are "whole" (N, D), the global views, and "views" (N, M, D).
+        cached: the set. For views the arrays are "global_view" (N, D), the global views, and "views" (N, M, D).
         file: the file to write.
 
     Returns:
@@ -39,7 +39,7 @@ def export_npz(cached: CachedSet, file: Path) -> dict[str, list[int]]:
         for name, array in arrays.items():
             rows = shapes[name][0] if name in shapes else 0
             shapes[name], dtypes[name] = [rows + len(array), *array.shape[1:]], array.dtype
-    with writing_whole(file) as out, zipfile.ZipFile(out, "w", allowZip64=True) as archive:
+    with atomic_file(file) as out, zipfile.ZipFile(out, "w", allowZip64=True) as archive:
         for name, shape in shapes.items():
             with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
                 descr = np.lib.format.dtype_to_descr(dtypes[name])

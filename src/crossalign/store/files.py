@@ -20,19 +20,19 @@ def cache_root(folder: str | Path | None = None) -> Path:
     return Path(folder or os.environ.get("CROSSALIGN_CACHE") or user_cache_path("crossalign"))
 
 
-def write_whole(path: Path, content: bytes) -> None:
+def write_atomically(path: Path, content: bytes) -> None:
     """Write a file atomically: if the process or the machine stops, the file has either its old or its new content.
 
     Raises:
         InputError: the disk is full, or the folder cannot be written.
     """
-    with writing_whole(path) as file:
+    with atomic_file(path) as file:
         file.write(content)
 
 
 @contextmanager
-def writing_whole(path: Path) -> Iterator[BinaryIO]:
-    """Open a temporary file for writing, and rename it to `path` when the block ends; atomic like `write_whole`.
+def atomic_file(path: Path) -> Iterator[BinaryIO]:
+    """Open a temporary file for writing, and rename it to `path` when the block ends; atomic like `write_atomically`.
 
     Raises:
         InputError: the disk is full, or the folder cannot be written.

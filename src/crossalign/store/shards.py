@@ -21,7 +21,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from crossalign.errors import InputError
-from crossalign.store.files import cache_root, write_whole
+from crossalign.store.files import cache_root, write_atomically
 
 SCHEMA = 1
 TOWERS = "towers"
@@ -57,7 +57,7 @@ class ShardFolder:
     def write(self, shard: int, tensors: Mapping[str, Tensor]) -> None:
         """Write a shard atomically."""
         tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
-        write_whole(self.path(shard), _with_sorted_metadata(save(tensors, self._metadata(shard, tensors))))
+        write_atomically(self.path(shard), _with_sorted_metadata(save(tensors, self._metadata(shard, tensors))))
 
     def numbers(self) -> list[int]:
         """Numbers of the shards on disk, in order; damaged ones are included."""
@@ -129,7 +129,7 @@ class Store:
             raise InputError(f"{other_schema(folder, schema)}; use another store folder")
         if known_key is None:
             content = json.dumps({"schema": SCHEMA, "key": dict(key)}, indent=1, sort_keys=True)
-            write_whole(manifest, content.encode())
+            write_atomically(manifest, content.encode())
         return ShardFolder(folder, digest)
 
     def sets(self) -> list[CachedSet]:

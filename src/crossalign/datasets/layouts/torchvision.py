@@ -7,7 +7,7 @@ from pathlib import Path
 from crossalign.datasets import Tree, classes_of
 from crossalign.datasets.configs import Config
 
-PICTURES = {"OxfordIIITPet": "oxford-iiit-pet/images", "DTD": "dtd/dtd/images", "Food101": "food-101/images"}
+IMAGE_FOLDERS = {"OxfordIIITPet": "oxford-iiit-pet/images", "DTD": "dtd/dtd/images", "Food101": "food-101/images"}
 """Where torchvision's class looks for the pictures, under the folder it is told."""
 
 
@@ -30,7 +30,7 @@ def _told(root: Path, kind: str) -> Path:
     """Step back from a folder of the dataset to the one that torchvision was told."""
     whole = root.absolute()
     for place in (whole, *whole.parents[:2]):
-        pictures = place / PICTURES[kind]
+        pictures = place / IMAGE_FOLDERS[kind]
         if pictures.is_dir() and pictures.is_relative_to(whole):
             return place
     return root

@@ -23,7 +23,7 @@ from crossalign.evaluation.tables import read_results
 from crossalign.features.pipeline import Progress, silent
 from crossalign.methods.alignment import Form
 from crossalign.methods.registry import pick_methods
-from crossalign.store.files import write_whole
+from crossalign.store.files import write_atomically
 from crossalign.store.shards import Store
 from crossalign.text.descriptions import Descriptions, Style
 
@@ -184,7 +184,7 @@ def _measure(
         progress=progress,
     )
     content = evaluation.to_dict() | {"made_of": made_of}
-    write_whole(file, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
+    write_atomically(file, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
     return content
 
 

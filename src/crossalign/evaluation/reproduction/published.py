@@ -45,12 +45,12 @@ def published_table(number: int) -> PublishedTable:
     """Read table 1 or 2."""
     text = (resources.files(__package__) / f"table{number}.csv").read_text(encoding="utf-8")
     rows = list(csv.DictReader(line for line in text.splitlines() if not line.startswith("#")))
-    encoders = tuple(column for column in rows[0] if column not in ("dataset", "pictures", "method"))
+    encoders = tuple(column for column in rows[0] if column not in ("dataset", "images", "method"))
     return PublishedTable(
         number,
         encoders,
         tuple(dict.fromkeys(row["method"] for row in rows)),
-        {row["dataset"]: int(row["pictures"]) for row in rows},
+        {row["dataset"]: int(row["images"]) for row in rows},
         {(row["dataset"], encoder, row["method"]): float(row[encoder]) for row in rows for encoder in encoders},
     )
 

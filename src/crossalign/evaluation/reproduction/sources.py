@@ -8,7 +8,7 @@ from pathlib import Path
 
 from crossalign.datasets import ClassNames, ImageDataset, classes_of, load_dataset
 from crossalign.datasets.configs import ALIASES, Config
-from crossalign.datasets.layouts.torchvision import PICTURES
+from crossalign.datasets.layouts.torchvision import IMAGE_FOLDERS
 from crossalign.errors import InputError
 from crossalign.text.descriptions import Descriptions, Style, bundled_descriptions, load_descriptions
 from crossalign.text.prompts import PromptInputs, prompt_inputs
@@ -26,7 +26,7 @@ def find_dataset(config: Config, data_root: Path, names: ClassNames = "published
     if own.exists():
         return load_dataset(config, own, names=names)
     kind = (config.torchvision or {}).get("class", "")
-    signs = [*config.subfolders, *([PICTURES[kind]] if config.layout == "torchvision" else [])]
+    signs = [*config.subfolders, *([IMAGE_FOLDERS[kind]] if config.layout == "torchvision" else [])]
     if not any((data_root / sign).exists() for sign in signs):
         return None
     try:

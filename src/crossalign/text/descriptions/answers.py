@@ -78,7 +78,7 @@ class AnswerFile:
 
     def finish(self, names: Sequence[str], failures: Mapping[str, str]) -> None:
         """Write the file: the classes in their order, then those that only an earlier run was asked for."""
-        from crossalign.store.files import write_whole
+        from crossalign.store.files import write_atomically
 
         order = [name for name in names if name in self.classes]
         order += [name for name in self.classes if name not in set(order)]
@@ -87,7 +87,7 @@ class AnswerFile:
         content["failures"] = dict(failures)
         content |= {"near": near} if near else {}
         content["classes"] = {name: self.classes[name]["texts"] for name in order}
-        write_whole(self.path, to_text(content).encode())
+        write_atomically(self.path, to_text(content).encode())
         self._partial.unlink(missing_ok=True)
 
     def _read_finished(self) -> None:

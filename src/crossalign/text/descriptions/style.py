@@ -43,7 +43,7 @@ def style_of(described: Iterable[DescribedClass], source: str = "") -> Style:
     key = "stopped" if stopped else "unstopped"
     if named >= NAMED_BY_SENTENCES[key] * len(texts):
         return "sentences"
-    about_others = 2 * sum(_is_whole_sentence(text) for text, _ in texts) > len(texts)
+    about_others = 2 * sum(_is_full_sentence(text) for text, _ in texts) > len(texts)
     few = named <= NAMED_BY_FRAGMENTS[key] * len(texts)
     if few and not about_others:
         return "descriptors"
@@ -59,7 +59,7 @@ def style_of(described: Iterable[DescribedClass], source: str = "") -> Style:
     return style
 
 
-def _is_whole_sentence(text: str) -> bool:
+def _is_full_sentence(text: str) -> bool:
     """Tell a sentence about something, "The bill is short.", from "It has a short bill." and "a short bill"."""
     plain = tidy_sentence(text)
     return (
