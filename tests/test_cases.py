@@ -63,7 +63,7 @@ def test_12_no_draft_is_taken(tmp_path):
     assert done.exit_code == 0
     assert described(tmp_path / "a.json")["red fox"][0] == "a long tapering tail"
     done = describe("12-thoughts", "never-closed.json", tmp_path / "b.json")
-    assert (done.exit_code, "cut at the token limit" in done.stderr) == (1, True)
+    assert (done.exit_code, "truncated at the token limit" in done.stderr) == (1, True)
     assert "DRAFT" not in "".join(path.read_text() for path in tmp_path.iterdir())
 
 

@@ -1,4 +1,4 @@
-"""Settings of a whole process that make encoding faster; the command line makes them, and importing crossalign does not."""
+"""Settings of the process that make encoding faster; the command line makes them, and importing crossalign does not."""
 
 from __future__ import annotations
 

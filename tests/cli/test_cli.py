@@ -121,7 +121,7 @@ def test_classify_takes_a_list_a_pattern_and_a_labels_file(photos, tmp_path):
         (["photo.jpg", "--labels", "a,b", "--json", "--csv"], "exclude each other"),
         (["photo.jpg", "--labels", "a,b", "--method", "wcb"], "unknown method wcb, did you mean wca? known are clip"),
         (["photo.jpg", "--labels", "a,b", "--encoder", "clip"], "encoder 'clip' names no known backend"),
-        (["photo.jpg", "--labels", "a,b", "--device", "cuda:77"], "device 'cuda:77' is not there"),
+        (["photo.jpg", "--labels", "a,b", "--device", "cuda:77"], "device 'cuda:77' is not available"),
         (["photo.jpg", "--labels", "a,b", "--descriptions", "none.json"], "'none.json'"),
         (["photo.jpg", "--labels", "a,b", "--views", "0"], "--views"),
     ],

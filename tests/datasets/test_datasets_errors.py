@@ -128,7 +128,7 @@ def test_class_folders_whose_names_differ_in_case_or_hyphens_alone_are_named(tmp
 def test_a_listed_picture_that_is_missing_is_named(tmp_path, name, tree):
     place = tree(tmp_path)[1][0]
     (tmp_path / place).unlink()
-    with pytest.raises(InputError, match=f"picture '.*{place}' cannot be read .No such file.*; the dataset lists it"):
+    with pytest.raises(InputError, match=f"image '.*{place}' cannot be read .No such file.*; the dataset lists it"):
         _ = load_dataset(load_config(name), tmp_path).fingerprint
 
 

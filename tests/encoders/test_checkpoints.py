@@ -164,7 +164,7 @@ def test_cut_files_are_damaged(tmp_path, form):
     assert len(read_weights(tmp_path / "whole")) == 3
     for share in (0.3, 0.9):
         (tmp_path / "cut").write_bytes(content[: int(share * len(content))])
-        with pytest.raises(InputError, match=r"bytes\) is damaged or cut off .*; download or copy it again"):
+        with pytest.raises(InputError, match=r"bytes\) is damaged or truncated .*; download or copy it again"):
             read_weights(tmp_path / "cut")
 
 

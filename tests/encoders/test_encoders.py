@@ -85,7 +85,7 @@ def test_over_long_prompts_are_counted(untrained):
 def test_over_long_prompts_are_counted_by_the_builtin_encoder_too():
     encoder = load_encoder("builtin", "cpu")
     exactly, longer = " ".join(["word"] * 254), " ".join(["word"] * 255)
-    with pytest.warns(UserWarning, match=r"1 of 3 distinct prompts exceed the 256 tokens of builtin:lite0 and were cut"):
+    with pytest.warns(UserWarning, match=r"1 of 3 distinct prompts exceed the 256 tokens of builtin:lite0 and were truncated"):
         encoder.encode_texts(["short", exactly, longer])
 
 
@@ -149,7 +149,7 @@ def test_unreachable_weights_name_the_ways_out(monkeypatch, tmp_path):
 
 
 def test_a_missing_device_says_so():
-    with pytest.raises(InputError, match="device 'cuda:99' is not there"):
+    with pytest.raises(InputError, match="device 'cuda:99' is not available"):
         pick_device("cuda:99")
 
 

@@ -211,7 +211,7 @@ def test_truncated_texts_are_counted(folders):
     for family in ("clip", "siglip", "align"):
         encoder = load_encoder(f"transformers:{folders(family)}", "cpu")
         exactly, longer = " ".join(["cat"] * 14), " ".join(["cat"] * 15)
-        with pytest.warns(UserWarning, match=r"1 of 3 distinct prompts exceed the 16 tokens of transformers:.* were cut"):
+        with pytest.warns(UserWarning, match=r"1 of 3 distinct prompts exceed the 16 tokens of transformers:.* were truncated"):
             encoder.encode_texts(["a dog", exactly, longer])
 
 
@@ -312,7 +312,7 @@ def test_what_is_not_there_is_one_sentence(folders, tmp_path, monkeypatch):
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    assert "names a folder that is not there" in refused(tmp_path / "nothing")
+    assert "names a folder that does not exist" in refused(tmp_path / "nothing")
     assert "download google/none where there is a network, or point HF_HOME" in refused("google/none")
     folder = copied(folders("clip"), tmp_path)
     for name in ("tokenizer.json", "preprocessor_config.json", "config.json"):

@@ -131,7 +131,7 @@ def test_a_classifier_gives_one_result_or_reason_for_each(builtin):
         assert found.error, words
     results = classify([FILE, (FILE, 3), [FILE]])
     assert [result.label for result in results] == ["cat", None, None]
-    assert results[1].error.startswith("a tuple of 2 stands in the place of one image; give a path")
+    assert results[1].error.startswith("a tuple of 2 is given in the place of one image; give a path")
     assert classify([]) == []
 
 

@@ -125,7 +125,7 @@ def test_texts_are_tidied_and_parted():
         "is brown all over",
         "Has 7. stripes",
     ]
-    usable, reasons = order.sift(texts, "cat", kept=["7 stripes"])
+    usable, reasons = order.sift(texts, "cat", earlier=["7 stripes"])
     assert usable == ["a long tail", "ears, long"]
     assert [reason.split(": ")[1] for reason in reasons] == [
         "it stands there already",

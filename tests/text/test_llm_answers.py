@@ -152,9 +152,9 @@ def test_no_draft_of_a_models_thoughts_is_taken(tmp_path, body):
 @pytest.mark.parametrize(
     ("body", "words"),
     [
-        (completion(f"<think>\n{BEGUN} so", "length"), "the answer was cut at the token limit"),
-        (completion(ANSWER, "length"), "the answer was cut at the token limit"),
-        (completion(None, "length", reasoning_content=BEGUN), "the answer was cut at the token limit"),
+        (completion(f"<think>\n{BEGUN} so", "length"), "the answer was truncated at the token limit"),
+        (completion(ANSWER, "length"), "the answer was truncated at the token limit"),
+        (completion(None, "length", reasoning_content=BEGUN), "the answer was truncated at the token limit"),
         (completion(None, reasoning=BEGUN), "the answer was empty behind the model's thoughts"),
         (completion(f"<think>\n{BEGUN}"), "the answer holds thoughts that do not end"),
         (completion(f"{BEGUN}</think>"), "the answer was empty behind the model's thoughts"),

@@ -1,4 +1,4 @@
-"""Labelled pictures: a published dataset or a folder to paths, labels and class names; one module a layout."""
+"""Labelled images: a published dataset or a folder to paths, labels and class names; one module per layout."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Tree(NamedTuple):
 
 @dataclass(frozen=True)
 class ImageDataset:
-    """N labelled pictures of C classes.
+    """N labelled images of C classes.
 
     Attributes:
         name: of the dataset.
@@ -51,7 +51,7 @@ class ImageDataset:
         labels: N indices of classes.
         class_names: C class names.
         aliases: for each class other names, under which its descriptions may be filed.
-        indices: N places in the whole dataset, which fix each picture's boxes also where only some are taken.
+        indices: N positions in the full dataset; each fixes the boxes of its image, also in a part of the dataset.
         descriptor_names: the C class names that stand before descriptors, if those are others.
         passed_over: a line that says what was left out of the folders, or nothing.
     """
@@ -68,10 +68,10 @@ class ImageDataset:
 
     @cached_property
     def images_fingerprint(self) -> str:
-        """Hex digest of the pictures' names, sizes, both ends of each file, and order; the same on every machine.
+        """Hex digest of the images' names, sizes, both ends of each file, and order; the same on every machine.
 
         Raises:
-            InputError: a picture that the dataset lists is missing.
+            InputError: an image that the dataset lists is missing.
         """
         hasher = hashlib.blake2b(digest_size=16)
         with ThreadPoolExecutor(8) as pool:
@@ -82,11 +82,11 @@ class ImageDataset:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hex digest of pictures and labels."""
+        """Hex digest of images and labels."""
         return hashlib.blake2b(f"{self.images_fingerprint}{self.labels}".encode(), digest_size=16).hexdigest()
 
     def limit(self, count: int) -> ImageDataset:
-        """Take `count` pictures, spread evenly over the dataset; each keeps its boxes."""
+        """Take `count` images, spread evenly over the dataset; each keeps its boxes."""
         total = len(self.paths)
         rows = [i * total // count for i in range(count)] if count < total else range(total)
         return replace(
@@ -100,7 +100,7 @@ class ImageDataset:
 def load_dataset(
     config: Config, data_path: str | Path | None = None, *, download: bool = False, names: ClassNames = "ours"
 ) -> ImageDataset:
-    """Read the list of a dataset's pictures; no picture is opened.
+    """Read the list of a dataset's images; no image is opened.
 
     Args:
         config: from `load_config`.
@@ -122,17 +122,17 @@ def load_dataset(
         _download(config, root)
     read = _layout(config)
     try:
-        there = root.exists()
+        exists = root.exists()
     except OSError as error:
         raise InputError(f"the folder {str(root)!r} of {config.name} cannot be read ({error.strerror})") from None
-    if not there:
+    if not exists:
         raise InputError(f"the folder {str(root)!r} of {config.name} does not exist; {_expected(config)}")
     try:
         tree = read(root, config)
     except InputError:
         raise
     except Exception as error:
-        # Lists, tables and .mat files that are missing, cut short or something else fail in many types.
+        # Lists, tables and .mat files that are missing, truncated or something else fail in many types.
         reason = " ".join(str(error).split())
         raise InputError(f"{str(root)!r} is not the tree of {config.name} ({reason}); {_expected(config)}") from error
     if not tree.paths:
@@ -176,12 +176,12 @@ def class_images(folder: Path, passed: PassedOver | None = None) -> list[Path]:
     """
     passed = PassedOver() if passed is None else passed
     before = len(passed.others)
-    found = images_in(folder, passed)
-    if not found:
+    images = images_in(folder, passed)
+    if not images:
         names = passed.others[before:]
         why = f" (its files are no images: {', '.join(names[:3])}{', ...' if len(names) > 3 else ''})" if names else ""
         raise InputError(f"class folder {str(folder)!r} holds no images{why}; fill or remove it")
-    return found
+    return images
 
 
 def images_by_folder(root: Path, passed: PassedOver, left_out: Sequence[str] = ()) -> list[tuple[Path, str]]:
@@ -227,7 +227,7 @@ def _download(config: Config, root: Path) -> None:
     try:
         getattr(datasets, options.pop("class"))(root, download=True, **options)
     except Exception as error:
-        # Servers, proxies and archives that are cut short fail in many types.
+        # Servers, proxies and truncated archives fail in many types.
         reason = " ".join(str(error).split())
         raise InputError(f"{config.name} could not be fetched ({reason}); {_expected(config)}") from error
 
@@ -236,9 +236,9 @@ def _ends(path: Path) -> bytes:
     try:
         with open(path, "rb") as file:
             size = os.fstat(file.fileno()).st_size
-            # A compressed picture changed in its middle has another size or end; an uncompressed one is read whole.
+            # A compressed image changed in its middle has another size or end; of an uncompressed one all bytes are read.
             start = file.read(-1 if path.suffix.lower() in _UNCOMPRESSED else _FINGERPRINT_BYTES)
             file.seek(max(0, size - _FINGERPRINT_BYTES))
             return size.to_bytes(8, "big") + hashlib.blake2b(start + file.read(), digest_size=16).digest()
     except OSError as error:
-        raise InputError(f"picture {str(path)!r} cannot be read ({error.strerror}); the dataset lists it") from None
+        raise InputError(f"image {str(path)!r} cannot be read ({error.strerror}); the dataset lists it") from None

@@ -79,10 +79,10 @@ def find_classes(classes: ClassList, folders: Sequence[str]) -> dict[str, int]:
         tidy = without_ids(folders)
         by_plain = _by_plain_name(classes)
         labels = {folder: by_plain.get(_plain(tidy[folder])) for folder in folders}
-        found = {folder: label for folder, label in labels.items() if label is not None}
-        if len(found) < len(folders):
+        known = {folder: label for folder, label in labels.items() if label is not None}
+        if len(known) < len(folders):
             raise
-        return found
+        return known
 
 
 def without_ids(folders: Sequence[str]) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Image and text into one joint space: `load_encoder("backend:spec")`, one module of this package a backend.
+"""Image and text into one joint space: `load_encoder("backend:spec")`, one module of this package per backend.
 
 Installed packages add backends through entry points of the group "crossalign.encoders".
 """
@@ -51,7 +51,7 @@ class Encoder(Protocol):
         logit_scale: what cosines are multiplied with before a softmax over classes.
         logit_bias: what is added after that, before a sigmoid; None for models that were not trained with a sigmoid.
         activation: of the towers' layers, such as "GELU" or "QuickGELU".
-        context: the most tokens of a text; longer ones are cut, with a warning.
+        context: the most tokens of a text; longer ones are truncated, with a warning.
         weights: where they come from, in words.
         fingerprint: hex digest of the weights and of all that changes a feature, but for the runtime.
         tower: the image side's model, pixels to its raw outputs.
@@ -109,7 +109,7 @@ def load_encoder(
         calibration: images on which int8 measures the ranges of its numbers; by default photos inside scikit-image.
 
     Raises:
-        InputError: no such backend, model or runtime, its weights cannot be reached, or the device is not there.
+        InputError: no such backend, model or runtime, its weights cannot be reached, or the device is not available.
     """
     backend, _, rest = spec.partition(":")
     ADDED.refuse(backend)
@@ -169,11 +169,11 @@ ADDED = Plugins("crossalign.encoders", "encoder", _own, check)
 
 
 def pick_device(device: str) -> torch.device:
-    """Turn "auto" or a torch device name into a device that is there."""
+    """Turn "auto" or a torch device name into a device that is available."""
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError):
-        raise InputError(f"device {device!r} is not there; use 'cpu', or 'auto' to take what is there") from None
+        raise InputError(f"device {device!r} is not available; use 'cpu' or 'auto'") from None
     return torch.device(device)

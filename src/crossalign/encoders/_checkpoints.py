@@ -27,7 +27,7 @@ def read_weights(file: Path) -> dict[str, Tensor]:
     Nothing in the file is executed: torch reads pickles as weights only, and archives are read by `_torchscript`.
 
     Raises:
-        InputError: the file is not there, no file of weights, cut off, or holds more than weights.
+        InputError: the file is not there, no file of weights, truncated, or holds more than weights.
     """
     named = f"weights file {str(file)!r}"
     try:
@@ -55,7 +55,7 @@ def read_weights(file: Path) -> dict[str, Tensor]:
     except Exception as error:
         # zipfile, pickle, torch and safetensors fail on damaged bytes in many types.
         reason = " ".join(str(error).split())[:120] or type(error).__name__
-        raise InputError(f"{named} ({size} bytes) is damaged or cut off ({reason}); download or copy it again") from None
+        raise InputError(f"{named} ({size} bytes) is damaged or truncated ({reason}); download or copy it again") from None
     raise InputError(f"{named} is no file of weights; give one of torch (.pt, .bin), TorchScript or safetensors")
 
 

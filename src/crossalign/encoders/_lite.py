@@ -1,7 +1,7 @@
 """EfficientNet-Lite built from its weights, with batch normalisation folded into the convolutions.
 
 Tan and Le, "EfficientNet", ICML 2019; the Lite variants drop squeeze-and-excitation and use ReLU6. timm has the same model;
-importing it takes longer than classifying a picture, and folding makes the model twice as fast on a CPU.
+importing it takes longer than classifying an image, and folding makes the model twice as fast on a CPU.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """all-MiniLM-L6-v2's transformer in torch's own layers.
 
-The `transformers` package has the same model; importing it alone takes longer than classifying a picture.
+The `transformers` package has the same model; importing it alone takes longer than classifying an image.
 """
 
 from __future__ import annotations

@@ -106,7 +106,7 @@ def parse(spec: str) -> Source:
 
 
 def _tag_of(arch: str, file: Path) -> tuple[str, str]:
-    """Find the tag that has the activation and preprocessing of a file's weights, and say how it was found."""
+    """Find the tag that has the activation and preprocessing of a file's weights, and say how that is known."""
     tags = open_clip.list_pretrained_tags_by_model(arch)
     if not tags:
         return "", f"with the configuration of {arch}, which has no published weights"

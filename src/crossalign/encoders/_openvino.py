@@ -1,4 +1,4 @@
-"""Image towers in OpenVINO: exported once through torch.export, kept, and compiled for this machine's CPU."""
+"""Image towers in OpenVINO: exported once through torch.export, cached, and compiled for this machine's CPU."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ def _delicate(model: Any) -> list[str]:
 
 
 def _cached_model(file: Path, make: Callable[[], Any]) -> Any:
-    """Read a model from its file, or make it and keep it there; a folder that cannot be written keeps nothing."""
+    """Read a model from its file, or make it and save it there; a folder that cannot be written is no error."""
     try:
         return _core().read_model(file)
     except RuntimeError:
@@ -156,7 +156,7 @@ def _cached_model(file: Path, make: Callable[[], Any]) -> Any:
         with tempfile.TemporaryDirectory(dir=file.parent) as folder:
             fresh = Path(folder) / file.name
             _library("openvino").save_model(model, fresh, compress_to_fp16=False)
-            # The weights first: a model without them would be taken for a whole one.
+            # The weights first: a model without them would be taken for a complete one.
             for suffix in (".bin", ".xml"):
                 os.replace(fresh.with_suffix(suffix), file.with_suffix(suffix))
     except (OSError, RuntimeError):

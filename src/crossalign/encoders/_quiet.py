@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 one_at_a_time = threading.RLock()
-"""Held by whoever changes a setting of the whole process for a while, so that it is set back to what it was."""
+"""Held by whoever changes a setting of the process for a while, so that it is set back to what it was."""
 
 
 @contextmanager

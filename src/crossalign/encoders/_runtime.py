@@ -107,7 +107,7 @@ def pick_runtime(subject: Subject, engine: str, precision: str | None, calibrati
         calibration: images to measure the ranges for int8 on; example photos if there are none.
 
     Raises:
-        InputError: what was asked for is not there on this machine.
+        InputError: what was asked for is not available on this machine.
     """
     ways = preferred_ways(subject.device, engine, precision)
     if engine == "auto" and precision is None:
@@ -137,27 +137,27 @@ def pick_runtime(subject: Subject, engine: str, precision: str | None, calibrati
 
 
 def preferred_ways(device: torch.device, engine: str, precision: str | None) -> list[Way]:
-    """List the ways that are there, the best first: OpenVINO before torch, and bf16 before f32 where it gains.
+    """List the available ways, the best first: OpenVINO before torch, and bf16 before f32 where it gains.
 
     Raises:
-        InputError: no such engine or precision, or it is not there on this device.
+        InputError: no such engine or precision, or it is not available on this device.
     """
     if engine not in ENGINES:
         raise InputError(f"runtime is {engine!r}, but must be {', '.join(ENGINES[:-1])} or {ENGINES[-1]}")
     if precision not in (None, *PRECISIONS):
         raise InputError(f"precision is {precision!r}, but must be {', '.join(PRECISIONS[:-1])} or {PRECISIONS[-1]}")
-    there = {"openvino": openvino.precisions() if device.type == "cpu" else [], "torch": ["f32", "bf16"]}
-    engines = [name for name in there if engine in ("auto", name)]
+    available = {"openvino": openvino.precisions() if device.type == "cpu" else [], "torch": ["f32", "bf16"]}
+    engines = [name for name in available if engine in ("auto", name)]
     precisions = [precision] if precision else ["bf16", "f32"] if torch_engine.gains_from_bf16(device) else ["f32"]
-    ways = [(e, p) for e in engines for p in precisions if p in there[e]]
+    ways = [(e, p) for e in engines for p in precisions if p in available[e]]
     if ("openvino", "f32") in ways and engine == "auto":
         # A lower precision of torch's is no alternative to OpenVINO, whose f32 is as fast or faster.
         ways = [way for way in ways if way != ("torch", "bf16")]
     if not ways:
         missing = "none, since it is not installed, was started before this process was forked, or the device is no CPU"
         raise InputError(
-            f"runtime {engine} with precision {precision or 'auto'} is not there on {device.type}; torch has f32 and bf16, "
-            f"openvino has {', '.join(there['openvino']) or missing}{openvino.hint(precision)}"
+            f"runtime {engine} with precision {precision or 'auto'} is not available on {device.type}; "
+            f"torch has f32 and bf16, openvino has {', '.join(available['openvino']) or missing}{openvino.hint(precision)}"
         )
     return ways
 
@@ -168,7 +168,7 @@ def machine(device: torch.device) -> list[str]:
 
 
 class Check:
-    """Compares ways with the reference, once a machine."""
+    """Compares ways with the reference, once per machine."""
 
     def __init__(self, subject: Subject, calibration: Sequence[ImageLike] | None = None):
         """Take what is to be computed, and images for int8 to measure its ranges on (none: examples; None: no int8)."""

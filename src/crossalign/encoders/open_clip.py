@@ -57,7 +57,7 @@ class OpenClip:
 
     @torch.inference_mode()
     def encode_texts(self, texts: Sequence[str]) -> Tensor:
-        """Encode K texts to (K, D) normalised float32 features; what exceeds the context is cut, with a warning."""
+        """Encode K texts to (K, D) normalised float32 features; what exceeds the context is truncated, with a warning."""
         return encode_distinct(texts, self._tokenize, self._encode_tokens)
 
     def _tokenize(self, texts: list[str]) -> tuple[Tensor, Tensor]:
@@ -73,12 +73,12 @@ class OpenClip:
         last = self._last_place()
         padding = self._tokenizer([""])[0, last]
         full = (tokens[:, last] != padding).nonzero().flatten().tolist()
-        cut = [False] * len(texts)
+        truncated = [False] * len(texts)
         if full:
             longer = self._tokenizer([texts[row] for row in full], context_length=self.context + 1)
             for row, filled in zip(full, (longer[:, last] != padding).tolist(), strict=True):
-                cut[row] = filled
-        return cut
+                truncated[row] = filled
+        return truncated
 
     def _last_place(self) -> int:
         """Name the place that is padding unless a text fills its context."""

@@ -61,7 +61,7 @@ class DualEncoder:
 
     @torch.inference_mode()
     def encode_texts(self, texts: Sequence[str]) -> Tensor:
-        """Encode K texts to (K, D) normalised float32 features; what exceeds the context is cut, with a warning."""
+        """Encode K texts to (K, D) normalised float32 features; what exceeds the context is truncated, with a warning."""
         return encode_distinct(texts, self._tokenize, self._encode_tokens)
 
     def _tokenize(self, texts: list[str]) -> tuple[Tensor, Tensor]:
@@ -77,8 +77,8 @@ class DualEncoder:
         lengths = batch.attention_mask.sum(1)
         full = [text for text, length in zip(texts, lengths.tolist(), strict=True) if length == self.context]
         longer = self._tokenizer(full, truncation=False, verbose=False).input_ids if full else []
-        cut = sum(len(tokens) > self.context for tokens in longer)
-        self._truncated_texts.count([True] * cut + [False] * (len(texts) - cut))
+        truncated = sum(len(tokens) > self.context for tokens in longer)
+        self._truncated_texts.count([True] * truncated + [False] * (len(texts) - truncated))
         tokens = torch.stack([batch.input_ids, batch.attention_mask], dim=-1)
         # Padding on the left, or without a mask, is part of what the model sees.
         shortened = self._masked and self._tokenizer.padding_side == "right"
@@ -132,7 +132,7 @@ def load(spec: str, device: torch.device) -> DualEncoder:
     need_transformers(name)
     folder = Path(spec).expanduser()
     if not spec or (not folder.is_dir() and (spec.startswith(("/", "./", "../", "~")) or spec.count("/") > 1)):
-        raise InputError(f"{name} names a folder that is not there; give a folder with config.json, or a name on the hub")
+        raise InputError(f"{name} names a folder that does not exist; give a folder with config.json, or a name on the hub")
     where = str(folder) if folder.is_dir() else spec
     try:
         with quiet_hub():
@@ -195,20 +195,20 @@ def _no_bars() -> Iterator[None]:
 def _need_safetensors(where: str, name: str) -> None:
     """Make sure that there are safetensors; without them the library would ask a service on the hub to convert pickles."""
     if Path(where).is_dir():
-        found = any((Path(where) / file).is_file() for file in SAFETENSORS)
+        has_safetensors = any((Path(where) / file).is_file() for file in SAFETENSORS)
     else:
         from huggingface_hub import hf_hub_download
         from huggingface_hub.errors import EntryNotFoundError
 
-        found = False
+        has_safetensors = False
         for file in SAFETENSORS:
             try:
                 hf_hub_download(where, file)
-                found = True
+                has_safetensors = True
                 break
             except EntryNotFoundError:
                 continue
-    if not found:
+    if not has_safetensors:
         raise InputError(
             f"{name} has no {SAFETENSORS[0]}; other weights are not loaded, since a pickle can run code: save the model "
             "again with save_pretrained"

@@ -137,7 +137,7 @@ class Ablation:
         shared = ("dataset", "encoder", "scales", "descriptions", "seed", "timing", "versions", "command")
         return {"ablation_schema": 1, **{key: evaluation[key] for key in shared}} | {
             "full": asdict(self.full),
-            "draws": "each view once",
+            "runs": "each view once",
             "cells": [cell.to_dict() for cell in self.cells],
             "controls": [cell.to_dict() for cell in self.controls],
         }

@@ -53,7 +53,7 @@ class Row:
     Attributes:
         method: with the prompts and options of the protocol.
         recipe: of its local views; of no views where it sees the global view alone.
-        runs: resampled runs, each of `sampled` views drawn with replacement; 0 for a method that scores all views once.
+        runs: resampled runs, each of `sampled` views taken with replacement; 0 for a method that scores all views once.
         sampled: views per resampled run.
     """
 

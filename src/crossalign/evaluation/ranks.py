@@ -23,7 +23,7 @@ IMAGES_AT_ONCE = 64
 
 @dataclass(frozen=True)
 class Scored:
-    """What is kept of a method's scores: N images, R runs.
+    """Summary of a method's scores: N images, R runs.
 
     Attributes:
         ranks: (N, R) as `true_ranks` gives them.
@@ -43,8 +43,8 @@ class Scorer:
         config: scales, form and logit scale.
         seed: of the resampled runs.
         labels: (N,) true classes of the dataset's images.
-        indices: (N,) places of the images in the whole dataset.
-        calibration: keep what a calibration needs, too.
+        indices: (N,) positions of the images in the full dataset.
+        calibration: also compute what a calibration needs.
     """
 
     rows: Sequence[tuple[Row, TextFeatures]]
@@ -129,18 +129,18 @@ def collect(scored: Iterable[list[Scored]], update: Callable[[int], object] = la
 
 @lru_cache(maxsize=8)
 def resampled_runs(views: int, runs: int, sampled: int, seed: int) -> Tensor:
-    """Draw each run's views with replacement, as WCA's program does: (R, M), how often each run takes each view."""
+    """Sample the views of each run with replacement, as WCA's program does: (R, M), how often each run takes each view."""
     counts = torch.empty(runs, views)
     for run in range(runs):
-        drawn = _generator(seed, run, 0xD4A35).integers(views, size=sampled)
-        counts[run] = torch.from_numpy(np.bincount(drawn, minlength=views))
+        sampled_views = _generator(seed, run, 0xD4A35).integers(views, size=sampled)
+        counts[run] = torch.from_numpy(np.bincount(sampled_views, minlength=views))
     return counts
 
 
 def _resampled(present: int, views: int, runs: int, sampled: int, seed: tuple[int, ...]) -> Tensor:
-    """Draw the runs of one image among its first views, as BiFTA's program does: (R, M)."""
-    drawn = _generator(*seed).integers(present, size=(runs, sampled))
-    return torch.from_numpy(np.stack([np.bincount(run, minlength=views) for run in drawn])).float()
+    """Sample the runs of an image among its first views, as BiFTA's program does: (R, M)."""
+    sampled_views = _generator(*seed).integers(present, size=(runs, sampled))
+    return torch.from_numpy(np.stack([np.bincount(run, minlength=views) for run in sampled_views])).float()
 
 
 def _generator(*seed: int) -> np.random.Generator:
@@ -167,14 +167,14 @@ def true_ranks(scores: Tensor, labels: Tensor) -> Tensor:
 
 
 def calibration_sketch(logits: Tensor, labels: Tensor) -> Tensor:
-    """Keep what `statistics.calibrate` needs: (N, C) logits and (N,) true classes to (N, 1 + F), gap, then log-sums."""
+    """Compute what `statistics.calibrate` needs: (N, C) logits and (N,) true classes to (N, 1 + F), gap, then log-sums."""
     below = logits - logits.amax(1, keepdim=True)
     sums = [(below * float(factor)).exp_().sum(1).log() for factor in FACTORS]
     return torch.stack([-below.gather(1, labels[:, None])[:, 0], *sums], dim=1)
 
 
 def _joined(parts: Sequence[list[Scored]]) -> list[Scored]:
-    """Join the pictures of parts, each with one a method."""
+    """Join the images of parts; each part has one result per method."""
     joined = []
     for of_method in zip(*parts, strict=True):
         sketches = [part.sketch for part in of_method if part.sketch is not None]

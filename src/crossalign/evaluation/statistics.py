@@ -18,7 +18,7 @@ RESAMPLES = 10_000
 ALPHA = 0.05
 BINS = 15
 COUNTS_PER_BATCH = 1 << 22
-"""Counts that a bootstrap draws at a time; it bounds the memory."""
+"""Counts that a bootstrap samples at a time; it bounds the memory."""
 
 
 def wilson_interval(correct: float, total: int, z: float = 1.959963984540054) -> tuple[float, float]:

@@ -61,7 +61,7 @@ def score_together(
     Raises:
         InputError: a score is not finite.
     """
-    x0 = F.normalize(torch.cat([whole for _, whole, _ in features]).float(), dim=1)
+    x0 = F.normalize(torch.cat([global_views for _, global_views, _ in features]).float(), dim=1)
 
     def top1(scores: Tensor) -> float:
         return 100 * float((true_ranks(scores[:, None], labels) == 0).double().mean())

@@ -1,4 +1,4 @@
-"""Encode a dataset's views and a method's texts once, into the store."""
+"""Encode the views of a dataset and the texts of a method once, and cache them in the store."""
 
 from __future__ import annotations
 
@@ -85,10 +85,10 @@ class ImageFeatures:
     """The features of a dataset's views, read shard by shard.
 
     Attributes:
-        images: N of the whole dataset.
+        images: number of images of the dataset.
         encoded: how many of them were encoded just now; the others came from the store.
         shards: where they lie.
-        shard_images: how many pictures a shard holds, but for the last.
+        shard_images: images per shard; the last may have fewer.
     """
 
     images: int
@@ -101,7 +101,7 @@ class ImageFeatures:
         return ceil(self.images / self.shard_images)
 
     def __iter__(self) -> Iterator[tuple[slice, Tensor, Tensor]]:
-        """Yield (rows, whole (n, D), views (n, M, D)) in float16, dataset order."""
+        """Yield (rows, global views (n, D), views (n, M, D)) in float16, dataset order."""
         return (self.read(shard) for shard in range(len(self)))
 
     def read(self, shard: int) -> tuple[slice, Tensor, Tensor]:
@@ -188,7 +188,7 @@ def pass_views(encoder: Encoder) -> int:
 
 
 def images_per_shard(views: int) -> int:
-    """How many pictures a shard holds, given the number of local views of each."""
+    """Images per shard, given the number of local views of each."""
     return max(1, min(SHARD_IMAGES, SHARD_VIEWS // (1 + views)))
 
 
@@ -241,7 +241,7 @@ def encode_images(
     def read(image: tuple[ImageLike, int]) -> tuple[Tensor, int]:
         source, index = image
         pixels = read_image(source)
-        # A GPU crops views faster than they reach it: the whole image goes there, once, while the GPU computes.
+        # A GPU crops views faster than they reach it: the image goes there, once, while the GPU computes.
         return (crop(pixels, index) if crop_here else pixels.contiguous().pin_memory()), index
 
     ready = ordered_map(read, images, num_workers, AHEAD)
@@ -260,7 +260,7 @@ def encode_views(encoder: Encoder, images: Iterable[Tensor]) -> Iterator[Tensor]
     features = torch.empty((0, encoder.width))
     waiting = 0
 
-    def one_pass() -> Tensor:
+    def next_pass() -> Tensor:
         batch: list[Tensor] = []
         missing = size
         while missing and pixels:
@@ -277,14 +277,14 @@ def encode_views(encoder: Encoder, images: Iterable[Tensor]) -> Iterator[Tensor]
         counts.append(len(views))
         waiting += len(views)
         while waiting >= size:
-            features = torch.cat([features, one_pass()])
+            features = torch.cat([features, next_pass()])
             waiting -= size
         while counts and len(features) >= counts[0]:
             count = counts.popleft()
             yield features[:count]
             features = features[count:]
     if waiting:
-        features = torch.cat([features, one_pass()])
+        features = torch.cat([features, next_pass()])
     yield from features.split(list(counts))
 
 

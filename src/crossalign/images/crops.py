@@ -16,9 +16,9 @@ from crossalign.errors import InputError
 from crossalign.images.resample import KERNELS, resample
 
 LONGEST = 32
-"""The longer side over the shorter, up to which a picture is resized whole."""
+"""The longer side over the shorter, up to which all of an image is resized."""
 Boxes = np.ndarray[Any, np.dtype[np.int64]]
-"""(M, 4) whole pixels, each (left, top, right, bottom)."""
+"""(M, 4) pixels, each (left, top, right, bottom)."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Preprocessing:
         size: (height, width) of the input in pixels.
         mean, std: per channel, of values in [0, 1].
         interpolation: of the resize, always with antialiasing.
-        resize: "shortest" scales the shorter side to the input and cuts the centre (CLIP), "squash" ignores the aspect
+        resize: "shortest" scales the shorter side to the input and crops the centre (CLIP), "squash" ignores the aspect
             (SigLIP), "longest" fits the longer side and pads with `fill`.
         resized: (height, width) that the image is resized to before its centre is cropped, if that is larger than the input.
         half_pixel: where the centre crop begins if an odd number of pixels is left over: half of it, rounded to the even
@@ -46,7 +46,7 @@ class Preprocessing:
     half_pixel: Literal["even", "down"] = "even"
 
     def fit(self, image: Tensor) -> Tensor:
-        """Resize a (3, H, W) uint8 picture to (3, *size) uint8, as the encoder's own transform does."""
+        """Resize a (3, H, W) uint8 image to (3, *size) uint8, as the encoder's own transform does."""
         height, width = self.resized or self.size
         if self.resize == "squash":
             return self._centre(_resize(image, [height, width], self.interpolation))
@@ -59,9 +59,9 @@ class Preprocessing:
             return F.pad(image, padding, value=self.fill)
         shorter = min(image.shape[1:])
         if max(image.shape[1:]) > LONGEST * shorter:
-            # Only its centre will be left: whole, a thin strip would be blown up to gigabytes first.
+            # Only the centre is used: resizing all of a thin strip would take gigabytes.
             image = _centre(image, [min(side, LONGEST * shorter) for side in image.shape[1:]])
-        # Fractions of a pixel are cut, not rounded, as torchvision's Resize does.
+        # Sizes are rounded down, as torchvision's Resize does.
         target = [max(1, int(side * max(sides) + 1e-6)) for side in image.shape[1:]]
         return self._centre(_resize(image, target, self.interpolation))
 
@@ -93,7 +93,7 @@ def _resize(image: Tensor, size: list[int], interpolation: str) -> Tensor:
 
 
 def _centre(image: Tensor, size: Sequence[int], down: bool = False) -> Tensor:
-    """Cut the middle out of (3, H, W)."""
+    """Crop the centre of (3, H, W)."""
     left_over = [length - part for length, part in zip(image.shape[1:], size, strict=True)]
     top, left = (pixels // 2 if down else round(pixels / 2) for pixels in left_over)
     return image[:, top : top + size[0], left : left + size[1]]
@@ -104,7 +104,7 @@ class Views:
     """Where the M local views of an image lie.
 
     Attributes:
-        boxes: (M, 4) whole pixels.
+        boxes: (M, 4) pixels.
         flips: (M,) whether a view is mirrored, left to right.
     """
 
@@ -114,15 +114,15 @@ class Views:
 
 @dataclass(frozen=True)
 class ViewRecipe:
-    """Square crops at random places, as WCA takes them; BiFTA's keep out those that overlap too much.
+    """Square crops at random places, as WCA takes them; BiFTA leaves out those that overlap too much.
 
     Attributes:
         count: M, the number of local views; the global view always comes on top of them.
         crop_scale: (lo, hi), the side as a share of the image's shorter side; uniform between the two.
         seed: with an image's index it fixes the image's boxes.
-        candidates: how many squares are placed to choose from; 0 places `count` and keeps all.
-        max_iou: the largest intersection over union of a square with one kept before it. With less than 1, an image may
-            keep fewer than `count` squares.
+        candidates: how many squares are placed to choose from; 0 places `count` and takes all.
+        max_iou: the largest intersection over union of a square with one chosen before it. With less than 1, an image may
+            have fewer than `count` squares.
     """
 
     count: int
@@ -241,10 +241,10 @@ def place_resized_crops(numbers: np.ndarray[Any, np.dtype[np.float64]], height: 
     left = (numbers[:, -2] * (width - own_width + 1)).astype(int)
     top = (numbers[:, -1] * (height - own_height + 1)).astype(int)
     if not (fitted := fits.any(1)).all():
-        whole = width / height
-        limited = min(max(whole, CROP_ASPECT[0]), CROP_ASPECT[1])
-        centred = (round(height * limited), height) if limited < whole else (width, round(width / limited))
-        centred = (width, height) if limited == whole else centred
+        aspect_ratio = width / height
+        limited = min(max(aspect_ratio, CROP_ASPECT[0]), CROP_ASPECT[1])
+        centred = (round(height * limited), height) if limited < aspect_ratio else (width, round(width / limited))
+        centred = (width, height) if limited == aspect_ratio else centred
         own_width, own_height = np.where(fitted, own_width, centred[0]), np.where(fitted, own_height, centred[1])
         left = np.where(fitted, left, (width - centred[0]) // 2)
         top = np.where(fitted, top, (height - centred[1]) // 2)

@@ -57,7 +57,7 @@ def name_of(image: object) -> str | None:
 
 
 def shortened(text: str) -> str:
-    """Cut a name that is too long for an error, such as base64 in the place of a path."""
+    """Shorten a name that is too long for an error, such as base64 in the place of a path."""
     return text if len(text) <= LONGEST_NAME else f"{text[:LONGEST_NAME]}..."
 
 
@@ -80,7 +80,7 @@ def source_of(image: Any) -> Source:
     if hasattr(image, "read"):
         return image  # type: ignore[no-any-return]
     if isinstance(image, (list, tuple)):
-        raise InputError(f"a {type(image).__name__} of {len(image)} stands in the place of one image; {EXPECTED}")
+        raise InputError(f"a {type(image).__name__} of {len(image)} is given in the place of one image; {EXPECTED}")
     raise InputError(f"{image!r:.80} is no image ({type(image).__name__}); {EXPECTED}")
 
 

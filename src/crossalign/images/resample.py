@@ -30,7 +30,7 @@ def resample(image: Tensor, boxes: np.ndarray[Any, np.dtype[np.int64]], size: in
 
     Args:
         image: (3, H, W) uint8.
-        boxes: (M, 4) left, top, right, bottom in whole pixels.
+        boxes: (M, 4) left, top, right, bottom in pixels.
         size: side of the results in pixels.
         interpolation: one of `KERNELS`.
 

@@ -77,7 +77,7 @@ def template_weights(cosines: Tensor, beta: float = AUTOCLIP_BETA) -> Tensor:
         g_l = (1 / L) sum_c softmax(s)_c (e_cl - s_c),     rho = alpha g,
 
     and alpha > 0 is such that the entropy of the weights is beta log L. The cosines enter the log-sum-exp without a scale.
-    alpha is found by bisection to the tolerance of the authors' program, so the entropy is met to about a hundredth of
+    alpha is computed by bisection to the tolerance of the authors' program, so the entropy is met to about a hundredth of
     alpha.
 
     Args:

@@ -64,7 +64,7 @@ def remove_parts(path: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Flush a folder to disk, so that the names of new files survive a power cut, where the system can do this."""
+    """Flush a folder to disk, so that the names of new files survive a power failure, where the system can do this."""
     if os.name == "nt":  # Windows cannot open folders; NTFS writes file names to its own journal.
         return
     descriptor = os.open(folder, os.O_RDONLY)

@@ -150,19 +150,20 @@ def without_numbers(names: Sequence[str]) -> list[str]:
     A number belongs to its name ("18 wheeler") unless the numbers all differ and count from 0 or 1, are padded with zeros,
     or are set off by a sign, and unless names would become alike without them ("1 euro", "2 euro").
     """
-    found = {place: match for place, name in enumerate(names) if (match := _NUMBER.match(name)) and _sets_off(match, name)}
-    separators = Counter(match[2] for match in found.values())
+    matches = {place: match for place, name in enumerate(names) if (match := _NUMBER.match(name))}
+    numbered = {place: match for place, match in matches.items() if _sets_off(match, names[place])}
+    separators = Counter(match[2] for match in numbered.values())
     if not separators:
         return list(names)
     separator = separators.most_common(1)[0][0]
-    found = {place: match for place, match in found.items() if match[2] == separator}
-    texts = [match[1] for match in found.values()]
+    numbered = {place: match for place, match in numbered.items() if match[2] == separator}
+    texts = [match[1] for match in numbered.values()]
     numbers = sorted(map(int, texts))
     padded = any(text[0] == "0" and len(text) > 1 for text in texts) and len(set(map(len, texts))) == 1
     counted = len(numbers) > 1 and numbers == list(range(numbers[0], numbers[0] + len(numbers))) and numbers[0] < 2
     if len(set(numbers)) < len(numbers) or not (padded or counted or any(sign in separator for sign in ".:)\t")):
         return list(names)
-    bare = [name[found[place].end() :] if place in found else name for place, name in enumerate(names)]
+    bare = [name[numbered[place].end() :] if place in numbered else name for place, name in enumerate(names)]
     return list(names) if alike(bare) else bare
 
 

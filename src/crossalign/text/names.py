@@ -12,9 +12,9 @@ from functools import lru_cache
 def normalise_name(name: str) -> str:
     """Bring a class name to the form that is compared: lower case, words separated by one space."""
     text = unicodedata.normalize("NFC", re.sub(r"['’`]", "", name.casefold()))
-    # Marks are kept: in many scripts they are the vowels.
-    kept = (letter if letter.isalnum() or unicodedata.category(letter)[0] == "M" else " " for letter in text)
-    return " ".join("".join(kept).split())
+    # Marks stay: in many scripts they are the vowels.
+    letters = (letter if letter.isalnum() or unicodedata.category(letter)[0] == "M" else " " for letter in text)
+    return " ".join("".join(letters).split())
 
 
 def match_names(entries: Iterable[str], names: Sequence[str], aliases: Sequence[Sequence[str]] = ()) -> list[str | None]:
@@ -46,7 +46,7 @@ def match_names(entries: Iterable[str], names: Sequence[str], aliases: Sequence[
         return exact.get(name) or loose.get(loose_name(name)) or plain.get(normalise_name(name))
 
     every_name = [(name, *others) for name, others in zip(names, aliases or [()] * len(names), strict=True)]
-    candidates = [list(dict.fromkeys(found for n in of_class if (found := entry_of(n)))) for of_class in every_name]
+    candidates = [list(dict.fromkeys(entry for n in of_class if (entry := entry_of(n)))) for of_class in every_name]
     claims = Counter(entry for of_class in candidates for entry in of_class)
     return [min(of_class, key=claims.__getitem__) if of_class else None for of_class in candidates]
 

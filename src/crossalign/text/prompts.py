@@ -35,7 +35,7 @@ class PromptInputs:
         templates: hand-written prompts with {} for the name.
         domain: what kind of thing all classes are ("pet"), or empty.
         descriptors: for each class, fragments that go behind its name; None if there are none.
-        sentences: for each class, whole sentences about it; None if there are none.
+        sentences: for each class, full sentences about it; None if there are none.
         seed: of random descriptors, choices and shuffles.
         aliases: for each class its other names, which control prompts take out of sentences; or nothing.
         descriptor_names: the C names that stand before descriptors, where the authors' programs take another list there; or
@@ -92,8 +92,8 @@ def prompt_inputs(
         if (style := file.style_for(names, aliases)) in texts:
             continue
         if as_published:
-            found = file.match(names, aliases, allow_missing=allow_missing)
-            texts[style] = [tuple(" ".join(text.split()) for text in of_class) for of_class in found]
+            matched = file.match(names, aliases, allow_missing=allow_missing)
+            texts[style] = [tuple(" ".join(text.split()) for text in of_class) for of_class in matched]
         else:
             texts[style] = file.tidy(style, names, aliases, allow_missing=allow_missing)
     return PromptInputs(
@@ -117,7 +117,7 @@ def imagenet_templates() -> tuple[str, ...]:
 
 
 def photo(inputs: PromptInputs) -> ClassPrompts:
-    """One prompt a class: "a photo of a {name}." (CLIP; y_c0 in the paper)."""
+    """One prompt per class: "a photo of a {name}." (CLIP; y_c0 in the paper)."""
     return [[PHOTO.format(name)] for name in inputs.names]
 
 
@@ -150,7 +150,7 @@ def descriptor_sentences(inputs: PromptInputs) -> ClassPrompts:
 
 
 def sentences(inputs: PromptInputs) -> ClassPrompts:
-    """Whole sentences (CuPL, Pratt et al., ICCV 2023; WCA): as given, else made of descriptors in several phrasings."""
+    """Full sentences (CuPL, Pratt et al., ICCV 2023; WCA): as given, else made of descriptors in several phrasings."""
     if inputs.sentences is not None:
         return _by_class(inputs, inputs.sentences, lambda _, text: [text])
     kind = f", a type of {inputs.domain}" if inputs.domain else ""
@@ -254,7 +254,7 @@ def shuffled(inputs: PromptInputs) -> ClassPrompts:
 
 
 def nameless(inputs: PromptInputs) -> ClassPrompts:
-    """Control: each class's `sentences` with "object" in the place of its name, which is found as `shuffled` finds it.
+    """Control: each class's `sentences` with "object" in the place of its name, located as in `shuffled`.
 
     Parts of a name of several words stay where they stand alone, and so do irregular plurals.
     """

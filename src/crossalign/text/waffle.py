@@ -22,7 +22,7 @@ class Noise:
     """Random descriptors as long as class names are.
 
     Attributes:
-        words: what words are taken from, cut to the mean length of the names' words.
+        words: what words are taken from, truncated to the mean length of the names' words.
         word_count: words in a descriptor, the mean number of words in the names.
         characters: what characters are taken from.
         groups: groups of characters in a descriptor, one more than the mean number of spaces in the names.
@@ -53,11 +53,11 @@ class Noise:
         )
 
     def random_words(self, generator: np.random.RandomState) -> str:
-        """Draw a descriptor of words."""
+        """Make a random descriptor of words."""
         return " ".join(self.words[_any(len(self.words), generator)] for _ in range(self.word_count))
 
     def random_characters(self, generator: np.random.RandomState) -> str:
-        """Draw a descriptor of characters."""
+        """Make a random descriptor of characters."""
         groups = (
             "".join(self.characters[_any(len(self.characters), generator)] for _ in range(self.group_length))
             for _ in range(self.groups)
@@ -79,11 +79,11 @@ def waffle_prompts(
         generator: NumPy's legacy generator.
         pairs: descriptors of words, and as many of characters.
     """
-    drawn = [
+    candidates = [
         [text for _ in range(pairs) for text in (noise.random_words(generator), noise.random_characters(generator))]
         for _ in names
     ]
-    chosen = drawn[generator.randint(len(names))]
+    chosen = candidates[generator.randint(len(names))]
     return [[descriptor_sentence(name, text, before="A photo of a ", end=".") for text in chosen] for name in names]
 
 

@@ -1,4 +1,4 @@
-"""One YAML a dataset: where it lies, how its tree looks, and the hyperparameters it is measured with.
+"""One YAML file per dataset: where it lies, how its tree looks, and the hyperparameters it is measured with.
 
 Installed packages add datasets through entry points of the group "crossalign.datasets": each leads to a module with a
 `CONFIG`, and with a `read` if its tree is like no other.
@@ -28,7 +28,7 @@ def _is_number(value: Any) -> bool:
 
 _KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "str": ("a text", lambda value: isinstance(value, str)),
-    "int": ("a whole number above 0", lambda value: type(value) is int and value > 0),
+    "int": ("an integer above 0", lambda value: type(value) is int and value > 0),
     "float": ("a number", _is_number),
     "tuple[float, float]": (
         "two numbers",
@@ -54,7 +54,7 @@ class Config:
         name: of the dataset.
         title, url: what it is called and where it is published.
         layout: the module of `crossalign.datasets` that reads its tree.
-        tree: the published tree, drawn for people.
+        tree: the published tree, as users are shown it.
         subfolders: where, under the given folder, the tree may begin; the first that exists is taken, else the folder.
         left_out: class folders that are no classes.
         torchvision: keyword arguments of the torchvision class named by "class", which reads or fetches it.
@@ -63,12 +63,12 @@ class Config:
         encoder: a spec for `load_encoder`.
         crop_scale: (lo, hi) as in the released program.
         crop_scale_written: (lo, hi) as written in the paper.
-        views: M, encoded once a picture.
-        sampled_views: how many of them a run draws, with replacement.
+        views: M, encoded once per image.
+        sampled_views: how many of them a resampled run takes, with replacement.
         runs: R.
         released_views: M of WCA's own program (n_samples), under the protocol "released".
         bifta_candidates, bifta_crop_scale, bifta_max_iou, bifta_views: of BiFTA's own program: squares placed, their side as
-            a share of the image's shorter side, the largest overlap of two that are kept, and how many are kept at most.
+            a share of the image's shorter side, the largest overlap of two chosen ones, and the most that are chosen.
         image_scale, text_scale: logarithms of the softmax scales a and b.
         templates: hand-written prompts with {} for the name.
         domain: what kind of thing all classes are ("pet"), or empty.
@@ -107,7 +107,7 @@ class Config:
             kind, fits = _KINDS[str(field.type)]
             if not fits(value := getattr(self, field.name)):
                 shown = list(value) if isinstance(value, tuple) else value
-                raise InputError(f"config {self.name}: {field.name} is {shown!r}, but must be {kind}; mend it")
+                raise InputError(f"config {self.name}: {field.name} is {shown!r}, but must be {kind}; fix it")
         check_crop_scale(self.crop_scale, f"config {self.name}: crop_scale")
         check_crop_scale(self.crop_scale_written, f"config {self.name}: crop_scale_written")
         check_crop_scale(self.bifta_crop_scale, f"config {self.name}: bifta_crop_scale")
@@ -189,8 +189,8 @@ def _read(name: str) -> dict[str, Any]:
         return _added(name)
     if bundled in _bundled():
         text = (resources.files(__name__) / f"{bundled}.yaml").read_text(encoding="utf-8")
-        found: dict[str, Any] = yaml.safe_load(text)
-        return {"name": bundled} | found
+        values: dict[str, Any] = yaml.safe_load(text)
+        return {"name": bundled} | values
     if not name.endswith((".yaml", ".yml")):
         raise InputError(f"dataset {name!r} is unknown; known are {', '.join(config_names())}, or give a YAML file")
     try:
@@ -200,7 +200,7 @@ def _read(name: str) -> dict[str, Any]:
     except OSError as error:
         raise InputError(f"config {name!r} cannot be read ({error.strerror}); check the path") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # also from dates that are none, and deep nesting
-        raise InputError(f"config {name!r} is no YAML ({' '.join(str(error).split())}); mend it") from None
+        raise InputError(f"config {name!r} is no YAML ({' '.join(str(error).split())}); fix it") from None
     if aliases:
         # A few aliases of aliases stand for more than memory holds.
         raise InputError(f"config {name!r} has an alias, such as *name; write out what it stands for")

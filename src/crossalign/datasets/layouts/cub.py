@@ -1,4 +1,4 @@
-"""Caltech-UCSD Birds 200-2011: lists of pictures, labels and the official split beside a tree of class folders."""
+"""Caltech-UCSD Birds 200-2011: lists of images, labels and the official split beside a tree of class folders."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ def read(root: Path, config: Config) -> Tree:
         _table(root / f"{name}.txt") for name in ("images", "image_class_labels", "train_test_split", "classes")
     )
     classes = classes_of(config)
-    found = classes.find([name.split(".", 1)[1] for name in names.values()])
-    by_number = {number: found[name.split(".", 1)[1]] for number, name in names.items()}
+    label_of = classes.find([name.split(".", 1)[1] for name in names.values()])
+    by_number = {number: label_of[name.split(".", 1)[1]] for number, name in names.items()}
     test = [number for number in images if training[number] == "0"]
     return Tree([root / "images" / images[n] for n in test], [by_number[labels[n]] for n in test], classes)
 

@@ -1,4 +1,4 @@
-"""Oxford Flowers 102: numbered pictures, with labels and the official split in MATLAB files."""
+"""Oxford Flowers 102: numbered images, with labels and the official split in MATLAB files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Class folders, ROOT/CLASS/**/PICTURE, or a CSV of path,label."""
+"""Class folders, ROOT/CLASS/**/IMAGE, or a CSV of path,label."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""ImageNet and its shifted test sets: one folder a class, named by wnid, or by class index as in ImageNetV2.
+"""ImageNet and its shifted test sets: one folder per class, named by wnid, or by class index as in ImageNetV2.
 
-ImageNet's own validation pictures are published in one flat folder, their classes in the development kit or, by Kaggle,
+ImageNet's own validation images are published in one flat folder, their classes in the development kit or, by Kaggle,
 in a CSV; that is read too.
 """
 
@@ -24,8 +24,8 @@ def read(root: Path, config: Config) -> Tree:
     tree = find_tree(root, config)
     passed = PassedOver()
     flat = any(tree.glob("ILSVRC2012_val_*.JPEG"))
-    pictures = _from_lists(root, tree) if flat else images_by_folder(tree, passed)
-    folders = sorted({folder for _, folder in pictures})
+    images = _from_lists(root, tree) if flat else images_by_folder(tree, passed)
+    folders = sorted({folder for _, folder in images})
     every, part = classes_of(config), _part(config.name)
     classes = every.take(row for row, wnid in enumerate(every.keys) if wnid in part) if part else every
     by_index = all(folder.isdigit() for folder in folders)
@@ -37,7 +37,7 @@ def read(root: Path, config: Config) -> Tree:
             warnings.warn(f"{len(present)} of the {len(part)} classes of {config.name} are there", stacklevel=2)
         classes = classes.take(present)
         labels = {folder: present.index(label) for folder, label in labels.items()}
-    return Tree([path for path, _ in pictures], [labels[folder] for _, folder in pictures], classes, str(passed))
+    return Tree([path for path, _ in images], [labels[folder] for _, folder in images], classes, str(passed))
 
 
 def _from_lists(root: Path, tree: Path) -> list[tuple[Path, str]]:
@@ -49,7 +49,7 @@ def _from_lists(root: Path, tree: Path) -> list[tuple[Path, str]]:
             return _from_kit(tree, kit)
         if place == root:
             break
-    raise FileNotFoundError("its pictures lie flat, without a list of their classes")
+    raise FileNotFoundError("its images lie in one folder, without a list of their classes")
 
 
 def _from_kaggle(tree: Path, table: Path) -> list[tuple[Path, str]]:

@@ -1,4 +1,4 @@
-"""Places365-Standard: the validation pictures and their list, or class folders as in the packed variant."""
+"""Places365-Standard: the validation images and their list, or class folders as in the packed variant."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ def read(root: Path, config: Config) -> Tree:
         return folder.read(root, config)
     categories = [line.split() for line in (root / "categories_places365.txt").read_text("utf-8").splitlines()]
     classes = classes_of(config)
-    found = classes.find([key.split("/", 2)[2] for key, _ in categories])
-    labels = {number: found[key.split("/", 2)[2]] for key, number in categories}
-    pictures = [line.split() for line in listed.read_text("utf-8").splitlines()]
+    label_of = classes.find([key.split("/", 2)[2] for key, _ in categories])
+    labels = {number: label_of[key.split("/", 2)[2]] for key, number in categories}
+    rows = [line.split() for line in listed.read_text("utf-8").splitlines()]
     images = find_tree(root, config)
-    return Tree([images / name for name, _ in pictures], [labels[number] for _, number in pictures], classes)
+    return Tree([images / name for name, _ in rows], [labels[number] for _, number in rows], classes)

@@ -8,18 +8,18 @@ from crossalign.datasets import Tree, classes_of
 from crossalign.datasets.configs import Config
 
 IMAGE_FOLDERS = {"OxfordIIITPet": "oxford-iiit-pet/images", "DTD": "dtd/dtd/images", "Food101": "food-101/images"}
-"""Where torchvision's class looks for the pictures, under the folder it is told."""
+"""Where torchvision's class looks for the images, under the folder it is told."""
 
 
 def read(root: Path, config: Config) -> Tree:
-    """Let torchvision list the pictures; `root` is the folder it was told to download to, or a folder of the dataset's."""
+    """Let torchvision list the images; `root` is the folder it was told to download to, or a folder of the dataset's."""
     from torchvision import datasets
 
     options = dict(config.torchvision or {})
     kind = options.pop("class")
     listed = getattr(datasets, kind)(_told(root, kind), **options)
     paths: list[Path] = listed._images if kind == "OxfordIIITPet" else listed._image_files
-    # By name: torchvision counts only the classes that its list of pictures mentions.
+    # By name: torchvision counts only the classes that its list of images mentions.
     names = [path.stem.rsplit("_", 1)[0] if kind == "OxfordIIITPet" else path.parent.name for path in paths]
     classes = classes_of(config)
     labels = classes.find(sorted(set(names)))
@@ -28,9 +28,9 @@ def read(root: Path, config: Config) -> Tree:
 
 def _told(root: Path, kind: str) -> Path:
     """Step back from a folder of the dataset to the one that torchvision was told."""
-    whole = root.absolute()
-    for place in (whole, *whole.parents[:2]):
-        pictures = place / IMAGE_FOLDERS[kind]
-        if pictures.is_dir() and pictures.is_relative_to(whole):
+    path = root.absolute()
+    for place in (path, *path.parents[:2]):
+        images = place / IMAGE_FOLDERS[kind]
+        if images.is_dir() and images.is_relative_to(path):
             return place
     return root

@@ -84,7 +84,7 @@ class Outcome:
 
     Attributes:
         done: the measured cells, each with the content of its results file.
-        missing: one sentence for each dataset or encoder that could not be found.
+        missing: one sentence for each dataset or encoder that is missing.
         failed: one sentence for each dataset or cell that raised an error.
     """
 
@@ -96,7 +96,7 @@ class Outcome:
 def run_grid(
     cells: Sequence[GridCell], settings: Settings, say: Callable[[str], None] = print, progress: Progress = silent
 ) -> Outcome:
-    """Measure all cells whose dataset and encoder can be found; cells measured before are read from their results files.
+    """Measure all cells whose dataset and encoder are available; cells measured before are read from their results files.
 
     Encoders are loaded one at a time, so that only one is in memory.
 

@@ -53,18 +53,18 @@ class Descriptions:
         Raises:
             InputError: names every class that has none.
         """
-        found = [texts for _, texts in self._found(names, aliases)]
-        missing = [name for name, texts in zip(names, found, strict=True) if not texts]
+        matched = [texts for _, texts in self._names_and_texts(names, aliases)]
+        missing = [name for name, texts in zip(names, matched, strict=True) if not texts]
         if missing:
             lack = f"{self.source} has no descriptions for {len(missing)} of {len(names)} classes: {', '.join(missing)}"
             if not allow_missing:
                 raise InputError(f"{lack}; add them to the file, rename the classes, or allow missing ones")
             warnings.warn(f"{lack}; their prompt alone stands for them", stacklevel=2)
-        return found
+        return matched
 
     def style_for(self, names: Sequence[str], aliases: Sequence[Sequence[str]] = ()) -> Style:
         """Give the style that was stated, or tell it by these classes' texts; a warning says where that is unclear."""
-        return style_of(self._found(names, aliases), self.source) if self.guessed else self.style
+        return style_of(self._names_and_texts(names, aliases), self.source) if self.guessed else self.style
 
     def tidy(
         self, style: Style, names: Sequence[str], aliases: Sequence[Sequence[str]] = (), *, allow_missing: bool = False
@@ -76,7 +76,7 @@ class Descriptions:
         """
         telling = {name: tuple(filter(says_something, texts)) for name, texts in self.classes.items()}
         matched = replace(self, classes=telling).match(names, aliases, allow_missing=allow_missing)
-        called = [every_name for every_name, _ in self._found(names, aliases)]
+        called = [every_name for every_name, _ in self._names_and_texts(names, aliases)]
         if style == "descriptors":
             return [
                 tuple(tidy_descriptor(text, of_class) for text in texts)
@@ -86,7 +86,7 @@ class Descriptions:
         self._warn_of_nameless(sentences, called)
         return sentences
 
-    def _found(
+    def _names_and_texts(
         self, names: Sequence[str], aliases: Sequence[Sequence[str]]
     ) -> list[tuple[tuple[str, ...], tuple[str, ...]]]:
         """For each class its names, with what the file calls it, and its texts."""

@@ -21,7 +21,7 @@ Classes = dict[str, dict[str, Any]]
 
 
 class AnswerFile:
-    """A descriptions file, and beside it the answers that are not in it yet, one a line.
+    """A descriptions file, and beside it the answers that are not in it yet, one per line.
 
     Attributes:
         path: of the file.
@@ -116,9 +116,9 @@ class AnswerFile:
         except OSError as error:
             raise InputError(f"{str(self._partial)!r} cannot be read ({error.strerror}); remove it") from None
         # A kill can leave the last line without its end; what is there of it is dropped, and asked for again.
-        whole = content[: content.rfind(b"\n") + 1]
+        complete_lines = content[: content.rfind(b"\n") + 1]
         try:
-            heads, classes = _parse(whole)
+            heads, classes = _parse(complete_lines)
         except _NONSENSE:
             raise InputError(f"{str(self._partial)!r} is damaged; remove it to begin anew") from None
         for made_with, began in reversed(heads):
@@ -128,17 +128,18 @@ class AnswerFile:
         try:
             if not classes:
                 self._partial.unlink()
-            elif whole != content:
-                os.truncate(self._partial, len(whole))
+            elif complete_lines != content:
+                os.truncate(self._partial, len(complete_lines))
         except OSError as error:
             raise InputError(f"{str(self._partial)!r} cannot be written ({error.strerror}); free or name another") from None
 
     def _check(self, made_with: Mapping[str, Any], file: Path) -> None:
         changed = [key for key, value in self.settings.items() if made_with.get(key) != value]
         if changed:
-            there = "; ".join(f"{key} {_short(made_with.get(key))}, now {_short(self.settings[key])}" for key in changed)
+            pairs = [(key, _short(made_with.get(key)), _short(self.settings[key])) for key in changed]
+            differences = "; ".join(f"{key} {before}, now {now}" for key, before, now in pairs)
             raise InputError(
-                f"{str(file)!r} was made with another {there}; give the same again, remove it or name another --output"
+                f"{str(file)!r} was made with another {differences}; give the same again, remove it or name another --output"
             )
 
 

@@ -88,7 +88,7 @@ def reply_in(body: Any) -> Reply | None:
     text = text.encode("utf-8", "ignore").decode()
     if finish in ("length", "max_tokens"):
         # A draft, or a list that was to go on: nothing in it is an answer.
-        return Reply("", "the answer was cut at the token limit; a model that thinks needs a higher limit at the server")
+        return Reply("", "the answer was truncated at the token limit; raise the limit at the server if the model thinks")
     if finish == "content_filter":
         return Reply("", "the server's filter held the answer back")
     if open_thoughts:
@@ -129,11 +129,11 @@ def texts_in(content: str) -> list[str]:
     decoder = json.JSONDecoder()
     position = 0
     last: list[str] = []
-    while found := re.compile(r"[{\[]").search(content, position):
+    while bracket := re.compile(r"[{\[]").search(content, position):
         try:
-            value, position = decoder.raw_decode(content, found.start())
+            value, position = decoder.raw_decode(content, bracket.start())
         except (ValueError, RecursionError):
-            position = found.start() + 1
+            position = bracket.start() + 1
             continue
         last = _text_list(value) or last
     if last:

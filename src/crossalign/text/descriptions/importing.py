@@ -78,19 +78,19 @@ def import_descriptions(
     called = {
         name: (name, *others, used[name] or name) for name, others in zip(wanted, aliases or [()] * len(wanted), strict=True)
     }
-    found = {name: described[entry] for name, entry in used.items() if entry is not None}
-    style = style or stated or _told([(called[name], of_class) for name, of_class in found.items()], source)
-    tidy = {name: tuple(_tidied(text, style, called[name]) for text in of_class) for name, of_class in found.items()}
+    usable = {name: described[entry] for name, entry in used.items() if entry is not None}
+    style = style or stated or _told([(called[name], of_class) for name, of_class in usable.items()], source)
+    tidy = {name: tuple(_tidied(text, style, called[name]) for text in of_class) for name, of_class in usable.items()}
     return Imported(
         style=style,
         classes=tidy,
         unmatched=tuple(name for name in texts if name not in matched),
-        missing=tuple(name for name in wanted if name not in found),
+        missing=tuple(name for name in wanted if name not in usable),
         merged=tuple(dict.fromkeys(merged)),
         tidied=sum(
             " ".join(before.split()) != after
-            for name in found
-            for before, after in zip(found[name], tidy[name], strict=True)
+            for name in usable
+            for before, after in zip(usable[name], tidy[name], strict=True)
         ),
     )
 

@@ -46,7 +46,7 @@ class Server:
         base_url: up to and with "/v1".
         key: sent as the bearer token; never shown or stored.
         timeout: seconds that one answer may take.
-        retries: of one request, after 408, 409, 429, 5xx, a timeout, a cut connection or a body that is no completion; each
+        retries: of one request, after 408, 409, 429, 5xx, a timeout, a lost connection or a body that is no completion; each
             waits as long as the server asks, else half a second and then twice as long each time.
     """
 
@@ -133,11 +133,11 @@ async def describe(
         asker = _Asker(client, server, order, say)
         await asker.greet()
 
-        async def one(name: str, question: str) -> None:
+        async def ask(name: str, question: str) -> None:
             async with limit:
                 arrived(await asker.ask(name, question))
 
-        tasks = [asyncio.ensure_future(one(*item)) for item in questions.items()]
+        tasks = [asyncio.ensure_future(ask(*item)) for item in questions.items()]
         try:
             await asyncio.gather(*tasks)
         finally:
@@ -277,8 +277,8 @@ class _Asker:
         except APIStatusError as error:
             headers = {name.lower(): value for name, value in error.response.headers.items()}
             # The client has taken the error out of the body.
-            found = error_in({"error": error.body}, error.status_code) or ServerError(error.status_code, error.message)
-            return ServerError(error.status_code, found.words, found.code), seconds_to_wait(headers)
+            fault = error_in({"error": error.body}, error.status_code) or ServerError(error.status_code, error.message)
+            return ServerError(error.status_code, fault.words, fault.code), seconds_to_wait(headers)
         headers = {name.lower(): value for name, value in response.headers.items()}
         text = self._server.without_key(response.text)
         try:

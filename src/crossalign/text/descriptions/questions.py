@@ -50,7 +50,7 @@ class Order:
 
     Attributes:
         style: "descriptors" complete "which has ..."; "sentences" name the class.
-        count: texts a class.
+        count: texts per class.
         domain: what kind of thing all classes are ("types of pet"), or empty.
     """
 
@@ -78,18 +78,18 @@ class Order:
         sent = sum(len(self.instruction) + len(question) for question in questions) // CHARACTERS_A_TOKEN
         return sent, len(questions) * self.count * TOKENS_A_TEXT[self.style]
 
-    def sift(self, texts: Iterable[str], name: str, kept: Sequence[str] = ()) -> tuple[list[str], list[str]]:
+    def sift(self, texts: Iterable[str], name: str, earlier: Sequence[str] = ()) -> tuple[list[str], list[str]]:
         """Part the texts of an answer.
 
         Args:
             texts: as they came.
             name: of the class that they describe.
-            kept: texts of earlier answers, which must not come again.
+            earlier: texts of earlier answers, which must not come again.
 
         Returns:
             Those that can be used, tidied, and the reasons against the others.
         """
-        seen = {normalise_name(text) for text in kept}
+        seen = {normalise_name(text) for text in earlier}
         usable, reasons = [], []
         for text in map(self._tidy, texts):
             fault = "it stands there already" if normalise_name(text) in seen else self._fault(text, name)

@@ -123,8 +123,8 @@ def tidy_descriptor(text: str, names: Sequence[str] = ()) -> str:
 
 def predicate_of(sentence: str, names: Sequence[str]) -> str | None:
     """Give what a sentence says of its class, as a descriptor; None if the class is not its subject."""
-    found = _predicate(tidy_sentence(sentence).rstrip(" .,;:!"), names, named=True)
-    return None if found is None else _lower_first(found)
+    predicate = _predicate(tidy_sentence(sentence).rstrip(" .,;:!"), names, named=True)
+    return None if predicate is None else _lower_first(predicate)
 
 
 def _predicate(text: str, names: Sequence[str], *, named: bool = False) -> str | None:
