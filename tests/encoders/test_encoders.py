@@ -85,7 +85,9 @@ def test_over_long_prompts_are_counted(untrained):
 def test_over_long_prompts_are_counted_by_the_builtin_encoder_too():
     encoder = load_encoder("builtin", "cpu")
     exactly, longer = " ".join(["word"] * 254), " ".join(["word"] * 255)
-    with pytest.warns(UserWarning, match=r"1 of 3 distinct prompts exceed the 256 tokens of builtin:lite0 and were truncated"):
+    with pytest.warns(
+        UserWarning, match="1 of 3 distinct prompts exceed the 256 tokens of builtin:lite0 and were truncated"
+    ):
         encoder.encode_texts(["short", exactly, longer])
 
 

@@ -276,7 +276,8 @@ def test_truncated_texts_are_counted_once_for_every_kind_of_text_tower(arch, con
     with pytest.warns(UserWarning, match="untrained"):
         encoder = load_encoder(f"open_clip:{arch}/random", "cpu")
     exactly, longer = " ".join(["cat"] * (context - 2)), " ".join(["cat"] * (context - 1))
-    said = f"2 of 4 distinct prompts exceed the {context} tokens of open_clip:{arch}/random and were truncated; this is said once"
+    named = f"the {context} tokens of open_clip:{arch}/random"
+    said = f"2 of 4 distinct prompts exceed {named} and were truncated; this is said once"
     with pytest.warns(UserWarning, match=said):
         encoder.encode_texts(["short", exactly, longer, longer + " dog", longer])
     with warnings.catch_warnings():

@@ -46,7 +46,7 @@ def match_names(entries: Iterable[str], names: Sequence[str], aliases: Sequence[
         return exact.get(name) or loose.get(loose_name(name)) or plain.get(normalise_name(name))
 
     every_name = [(name, *others) for name, others in zip(names, aliases or [()] * len(names), strict=True)]
-    candidates = [list(dict.fromkeys(entry for n in of_class if (entry := entry_of(n)))) for of_class in every_name]
+    candidates = [list(dict.fromkeys(match for n in of_class if (match := entry_of(n)))) for of_class in every_name]
     claims = Counter(entry for of_class in candidates for entry in of_class)
     return [min(of_class, key=claims.__getitem__) if of_class else None for of_class in candidates]
 
