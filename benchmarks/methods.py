@@ -20,7 +20,8 @@ from tabulate import tabulate
 from crossalign.datasets import ImageDataset, load_dataset
 from crossalign.datasets.configs import Config, load_config
 from crossalign.encoders import Encoder, load_encoder
-from crossalign.evaluation.evaluate import Evaluation, dataset_prompts, evaluate
+from crossalign.evaluation.evaluate import dataset_prompts, evaluate
+from crossalign.evaluation.results import Evaluation
 from crossalign.evaluation.statistics import Comparison, compare, wilson_interval
 from crossalign.features.pipeline import encode_images, image_features, text_features
 from crossalign.images.crops import ViewRecipe

@@ -20,7 +20,7 @@ from crossalign.datasets import load_dataset
 from crossalign.datasets.configs import load_config
 from crossalign.encoders import load_encoder
 from crossalign.errors import InputError
-from crossalign.evaluation.evaluate import Evaluation, MethodResult
+from crossalign.evaluation.results import Evaluation, MethodResult
 from crossalign.images.crops import Preprocessing
 from crossalign.images.decoding import read_image
 from crossalign.reports.html import methods_report

@@ -14,9 +14,10 @@ from conftest import PHOTOS
 from crossalign.datasets import ImageDataset
 from crossalign.datasets.configs import load_config
 from crossalign.errors import InputError
-from crossalign.evaluation.evaluate import MethodResult, evaluate
+from crossalign.evaluation.evaluate import evaluate
 from crossalign.evaluation.protocols import plan
 from crossalign.evaluation.ranks import IMAGES_AT_ONCE, Scorer, calibration_sketch, resampled_runs, score_shards, true_ranks
+from crossalign.evaluation.results import MethodResult
 from crossalign.evaluation.statistics import FACTORS, expected_calibration_error, two_level_interval, wilson_interval
 from crossalign.evaluation.tables import results_table
 from crossalign.images.crops import ViewRecipe, crop_views
@@ -329,7 +330,7 @@ def test_calibration_is_that_of_all_scores(builtin, fresh):
     row = fresh.to_dict()["results"][0]
     assert row["ece"] == pytest.approx(100 * expected, abs=1e-2)
     assert set(row["calibration"]) == {"temperature", "ece_before", "ece_after", "fitted_on", "measured_on"}
-    assert row["calibration"]["fitted_on"] == "pictures at places 0, 2, 4, ..."
+    assert row["calibration"]["fitted_on"] == "images with even index"
 
 
 def test_fresh_seeds_and_calibration_need_something_to_work_on(builtin, tmp_path):

@@ -15,9 +15,10 @@ from crossalign.datasets import ImageDataset
 from crossalign.datasets.configs import Config
 from crossalign.encoders import Encoder
 from crossalign.errors import InputError
-from crossalign.evaluation.evaluate import Evaluation, dataset_prompts, timed
+from crossalign.evaluation.evaluate import dataset_prompts
 from crossalign.evaluation.protocols import Row
 from crossalign.evaluation.ranks import Scorer, score_shards
+from crossalign.evaluation.results import Evaluation, timed
 from crossalign.evaluation.statistics import Comparison, compare, wilson_interval
 from crossalign.features.pipeline import Progress, image_features, silent, text_features
 from crossalign.images.crops import ViewRecipe
@@ -256,8 +257,6 @@ def ablate(
         recipe = ViewRecipe(config.views, scale, seed)
         with timed(evaluation, "views"):
             features = image_features(dataset, encoder, recipe, store, num_workers=num_workers, progress=progress)
-        evaluation.encoded += features.encoded
-        evaluation.cached += features.images - features.encoded
         forms = dict.fromkeys(setting.form for setting in settings if setting.crop_scale == scale)
         with timed(evaluation, "scoring"), progress(features.images * len(forms), "images scored") as bar:
             for score_form in forms:
@@ -272,6 +271,8 @@ def ablate(
                 )
                 scored = score_shards(features, scorer, num_workers=num_workers, update=bar.update)
                 right |= {setting: (result.ranks[:, 0] < 1).numpy() for setting, result in zip(group, scored, strict=True)}
+        evaluation.encoded += features.encoded
+        evaluation.cached += features.images - features.encoded
     comparisons = _compare_with_full(full, right)
     cells = {setting: Cell(setting, hits, comparisons.get(setting)) for setting, hits in right.items()}
     return Ablation(evaluation, full, [cells[setting] for setting in grid], [cells[setting] for setting in controls])

@@ -16,7 +16,7 @@ from PIL import Image
 
 from crossalign import __version__
 from crossalign.classifier import Classification, Classifier, Prediction
-from crossalign.evaluation.evaluate import Evaluation
+from crossalign.evaluation.results import Evaluation
 from crossalign.evaluation.statistics import wilson_interval
 from crossalign.evaluation.tables import TRANSDUCTIVE_NOTE, sentences
 from crossalign.explanation import Explanation
