@@ -4,6 +4,8 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 
 def in_a_process(code, tmp_path, **environment):
     kept = {"HOME": str(tmp_path), "CROSSALIGN_CACHE": os.environ["CROSSALIGN_CACHE"], "OMP_NUM_THREADS": "1"}
@@ -45,6 +47,18 @@ assert dict(os.environ) == before[0]
 assert logging.root.manager.disable == logging.INFO
 assert logging.root.handlers == []
 assert not [name for name, module in sys.modules.items() if module is None]
+"""
+    in_a_process(code, tmp_path)
+
+
+def test_importing_the_cluster_changes_nothing_beyond_what_ray_does(tmp_path):
+    pytest.importorskip("ray.data")
+    code = """
+import logging, os
+import ray, ray.data
+before = dict(os.environ), logging.getLogger("ray").level
+import crossalign.distributed
+assert (dict(os.environ), logging.getLogger("ray").level) == before
 """
     in_a_process(code, tmp_path)
 

@@ -23,12 +23,12 @@ from conftest import PHOTOS
 from crossalign.datasets import load_dataset
 from crossalign.datasets.configs import load_config
 from crossalign.errors import InputError
-from crossalign.features.pipeline import encode_views, image_features, text_features
+from crossalign.features.pipeline import DamagedShardError, encode_views, image_features, text_features
 from crossalign.images.crops import ViewRecipe
-from crossalign.store.shards import Store
+from crossalign.store.shards import ShardFolder, Store
 
 RECIPE = ViewRecipe(3, (0.1, 0.9), seed=5)
-PICTURES = 7
+IMAGES = 7
 
 
 @pytest.fixture(autouse=True)
@@ -45,7 +45,7 @@ def folder(tmp_path_factory):
     """Seven small pictures of different shapes, in two class folders."""
     root = tmp_path_factory.mktemp("pictures with spaces, Größe")
     names = ["chelsea.png", "coffee.png", "rocket.jpg", "astronaut.png"]
-    for number in range(PICTURES):
+    for number in range(IMAGES):
         file = root / ("animal" if number % 2 else "thing") / f"{number}.jpg"
         file.parent.mkdir(exist_ok=True)
         with Image.open(PHOTOS / names[number % 4]) as photo:
@@ -75,8 +75,8 @@ def features_of(dataset, encoder, store, **options):
 def reference(dataset, builtin, tmp_path_factory):
     torch.set_num_threads(1)
     features, encoded = features_of(dataset, builtin, Store(tmp_path_factory.mktemp("reference")))
-    assert encoded == PICTURES
-    assert features.shape == (PICTURES, 1 + RECIPE.count, builtin.width)
+    assert encoded == IMAGES
+    assert features.shape == (IMAGES, 1 + RECIPE.count, builtin.width)
     assert len(features.flatten(0, 1).unique(dim=0)) == features.shape[0] * features.shape[1]
     return features
 
@@ -88,9 +88,9 @@ def reference(dataset, builtin, tmp_path_factory):
 def test_features_do_not_depend_on_workers_and_shards(dataset, builtin, reference, tmp_path, num_workers, shard_images):
     options = {"num_workers": num_workers, "shard_images": shard_images}
     features, encoded = features_of(dataset, builtin, Store(tmp_path), **options)
-    assert encoded == PICTURES
+    assert encoded == IMAGES
     assert torch.equal(features, reference)
-    assert len(list(tmp_path.rglob("*.safetensors"))) == math.ceil(PICTURES / shard_images)
+    assert len(list(tmp_path.rglob("*.safetensors"))) == math.ceil(IMAGES / shard_images)
 
 
 @pytest.mark.parametrize("count", [1, 3, 5])
@@ -191,7 +191,7 @@ def test_another_encoder_does_not_take_the_features(dataset, builtin, tmp_path):
 
 def test_damaged_foreign_and_missing_shards_are_made_again_and_no_others(dataset, builtin, reference, tmp_path):
     store = Store(tmp_path)
-    assert features_of(dataset, builtin, store, shard_images=1)[1] == PICTURES
+    assert features_of(dataset, builtin, store, shard_images=1)[1] == IMAGES
     shards = sorted(tmp_path.rglob("*.safetensors"))
     content = shards[1].read_bytes()
     shards[1].write_bytes(content[:-100] + bytes([content[-100] ^ 1]) + content[-99:])
@@ -206,13 +206,59 @@ def test_damaged_foreign_and_missing_shards_are_made_again_and_no_others(dataset
     assert features_of(dataset, builtin, store, shard_images=1)[1] == 0
 
 
-def test_a_shard_damaged_between_encoding_and_reading_is_no_silent_gap(dataset, builtin, tmp_path):
-    found = image_features(dataset.limit(2), builtin, RECIPE, Store(tmp_path), shard_images=1)
-    sorted(tmp_path.rglob("*.safetensors"))[1].write_bytes(b"")
-    rows = iter(found)
-    next(rows)
-    with pytest.raises(InputError, match=r"shard 1 in .* was damaged or removed while it was in use; run again"):
-        next(rows)
+def test_a_shard_damaged_between_encoding_and_reading_is_no_silent_gap(dataset, builtin, reference, tmp_path):
+    features = image_features(dataset.limit(2), builtin, RECIPE, Store(tmp_path), shard_images=1)
+    shard = sorted(tmp_path.rglob("*.safetensors"))[1]
+    content = shard.read_bytes()
+    shard.write_bytes(b"")
+    with pytest.raises(DamagedShardError, match=r"shard 1 in .* was damaged or removed while it was in use; run again"):
+        replace(features, encode_again=None).read(1)
+    assert torch.equal(features.read(1)[1], reference[dataset.limit(2).indices[1:], 0])
+    assert (features.encoded, shard.read_bytes() == content) == (3, True)
+
+
+def test_headers_tell_what_is_missing_and_values_are_read_once(dataset, builtin, reference, tmp_path, monkeypatch):
+    features_of(dataset, builtin, Store(tmp_path), shard_images=2)
+    reads = []
+    read = ShardFolder.read
+    monkeypatch.setattr(ShardFolder, "read", lambda folder, shard: reads.append(shard) or read(folder, shard))
+    features = image_features(dataset, builtin, RECIPE, Store(tmp_path), shard_images=2)
+    assert (features.encoded, reads) == (0, [])
+    assert torch.equal(torch.cat([views for _, _, views in features]), reference[:, 1:])
+    assert reads == [0, 1, 2, 3]
+
+
+def test_a_replaced_image_costs_its_shard_alone_and_both_datasets_stay_cached(folder, builtin, reference, tmp_path):
+    shutil.copytree(folder, tmp_path / "copy")
+    before = load_dataset(load_config("folder"), tmp_path / "copy")
+    store = Store(tmp_path / "store")
+    assert features_of(before, builtin, store, shard_images=2)[1] == IMAGES
+    content = before.paths[3].read_bytes()
+    shutil.copy(before.paths[0], before.paths[3])
+    after = load_dataset(load_config("folder"), tmp_path / "copy")
+    features, encoded = features_of(after, builtin, store, shard_images=2)
+    assert encoded == 2
+    others = [row for row in range(IMAGES) if row != 3]
+    assert torch.equal(features[others], reference[others])
+    assert not torch.equal(features[3], reference[3])
+    alone, _ = features_of(after, builtin, Store(tmp_path / "alone"), shard_images=2)
+    assert torch.equal(features, alone)
+    before.paths[3].write_bytes(content)
+    again, encoded = features_of(load_dataset(load_config("folder"), tmp_path / "copy"), builtin, store, shard_images=2)
+    assert encoded == 0
+    assert torch.equal(again, reference)
+
+
+def test_a_damaged_shard_of_another_set_is_not_copied(folder, builtin, tmp_path):
+    shutil.copytree(folder, tmp_path / "copy")
+    store = Store(tmp_path / "store")
+    features_of(load_dataset(load_config("folder"), tmp_path / "copy"), builtin, store, shard_images=1)
+    shards = sorted(tmp_path.rglob("*.safetensors"))
+    shards[1].write_bytes(shards[1].read_bytes()[:-2] + b"??")
+    dataset = load_dataset(load_config("folder"), tmp_path / "copy")
+    shutil.copy(dataset.paths[0], dataset.paths[3])
+    _, encoded = features_of(load_dataset(load_config("folder"), tmp_path / "copy"), builtin, store, shard_images=1)
+    assert encoded == 2
 
 
 def test_shards_are_read_one_at_a_time(dataset, builtin, tmp_path):
@@ -344,8 +390,8 @@ def test_two_processes_at_once_both_end_right(dataset, builtin, reference, tmp_p
     wait_for(lambda: list(tmp_path.rglob("*.safetensors")))
     features, encoded = features_of(dataset, builtin, Store(tmp_path), shard_images=1)
     assert torch.equal(features, reference)
-    assert 0 < encoded < PICTURES
-    assert int(other.stdout.readline()) == PICTURES
+    assert 0 < encoded < IMAGES
+    assert int(other.stdout.readline()) == IMAGES
     again, encoded = features_of(dataset, builtin, Store(tmp_path), shard_images=1)
     assert encoded == 0
     assert torch.equal(again, reference)
@@ -359,8 +405,8 @@ def test_a_killed_process_is_continued_at_the_next_shard(dataset, builtin, refer
     other.kill()
     assert other.wait() < 0
     done = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")}
-    assert 1 <= len(done) < PICTURES
+    assert 1 <= len(done) < IMAGES
     features, encoded = features_of(dataset, builtin, Store(tmp_path), shard_images=1)
-    assert encoded == PICTURES - len(done)
+    assert encoded == IMAGES - len(done)
     assert torch.equal(features, reference)
     assert {path: path.stat().st_mtime_ns for path in done} == done

@@ -58,6 +58,8 @@ def command(**options: Any) -> None:
             progress=common.progress_bar,
             encode=executor.encode if executor else None,
         )
+        for _ in found:  # Reading checks the digest of each shard; a damaged one is encoded again.
+            pass
     kept = found.images - found.encoded
     click.echo(
         f"{found.shards.folder}: {found.encoded} images encoded now, {kept} cached before, {1 + recipe.count} views each"

@@ -105,8 +105,8 @@ def verify(ctx: click.Context, /, store: str | None, as_json: bool) -> None:
 def gc(store: str | None, as_json: bool, older_than: float | None, everything: bool, yes: bool) -> None:
     """Remove damaged shards and the unfinished files of killed processes; asks for confirmation.
 
-    Only files that crossalign wrote are removed. What is missing is computed again when it is needed. Do not remove a set
-    while another process reads it: that process would fail and have to be started again.
+    Only files that crossalign wrote are removed. What is missing is computed again when it is needed. A process
+    that reads a set while it is removed encodes the shards again.
     """
     if everything and older_than is not None:
         raise click.UsageError("--all and --older-than exclude each other; give one of them")

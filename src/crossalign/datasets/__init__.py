@@ -67,17 +67,22 @@ class ImageDataset:
     passed_over: str = ""
 
     @cached_property
-    def images_fingerprint(self) -> str:
-        """Hex digest of the images' names, sizes, both ends of each file, and order; the same on every machine.
+    def file_fingerprints(self) -> tuple[bytes, ...]:
+        """N digests, each of the size and both ends of an image file.
 
         Raises:
             InputError: an image that the dataset lists is missing.
         """
-        hasher = hashlib.blake2b(digest_size=16)
         with ThreadPoolExecutor(8) as pool:
-            for path, index, end in zip(self.paths, self.indices, pool.map(_ends, self.paths), strict=True):
-                place = Path(os.path.relpath(path, self.root)).as_posix()
-                hasher.update(f"{place}\0{index}\0".encode("utf-8", "surrogateescape") + end)
+            return tuple(pool.map(_fingerprint, self.paths))
+
+    @cached_property
+    def images_fingerprint(self) -> str:
+        """Hex digest of the names, positions and `file_fingerprints` of all images; the same on every machine."""
+        hasher = hashlib.blake2b(digest_size=16)
+        for path, index, content in zip(self.paths, self.indices, self.file_fingerprints, strict=True):
+            place = Path(os.path.relpath(path, self.root)).as_posix()
+            hasher.update(f"{place}\0{index}\0".encode("utf-8", "surrogateescape") + content)
         return hasher.hexdigest()
 
     @cached_property
@@ -232,7 +237,7 @@ def _download(config: Config, root: Path) -> None:
         raise InputError(f"{config.name} could not be fetched ({reason}); {_expected(config)}") from error
 
 
-def _ends(path: Path) -> bytes:
+def _fingerprint(path: Path) -> bytes:
     try:
         with open(path, "rb") as file:
             size = os.fstat(file.fileno()).st_size

@@ -22,8 +22,6 @@ from typing import Any
 
 import torch
 
-# Ray reads this variable when it is imported.
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 try:
     import ray
     import ray.data
@@ -35,7 +33,7 @@ except ImportError as error:
 from crossalign.encoders import Encoder
 from crossalign.errors import InputError
 from crossalign.evaluation.ranks import Scored, Scorer, collect
-from crossalign.features.pipeline import ImageFeatures, ShardWork, encode_shards, runtime_key
+from crossalign.features.pipeline import DamagedShardError, ImageFeatures, ShardWork, encode_shards, runtime_key
 from crossalign.images.crops import Recipe
 from crossalign.process import tune_process
 from crossalign.store.shards import ShardFolder
@@ -116,10 +114,12 @@ class Cluster:
 
     def score(self, features: ImageFeatures, scorer: Scorer) -> Iterator[list[Scored]]:
         """Score shards, and yield their results in order."""
-        features = replace(features, shards=_with_absolute_folder(features.shards))
+        of_workers = replace(features, shards=_with_absolute_folder(features.shards), encode_again=None)
         tasks = _groups(range(len(features)), SHARDS_PER_SCORING_TASK)
-        for row in self.map(_Score, (features, scorer), tasks, gpus=0.0):
-            yield row["scored"]
+        for task, row in zip(tasks, self.map(_Score, (of_workers, scorer), tasks, gpus=0.0), strict=True):
+            # Scoring workers have no encoder: where one met a damaged shard, this process encodes it again and scores.
+            is_scored = len(row["scored"]) > 0
+            yield row["scored"] if is_scored else collect(scorer(*features.read(shard)) for shard in task)
 
     def map(
         self, worker: type, arguments: tuple[Any, ...], tasks: Sequence[Any], gpus: float | None = None
@@ -223,10 +223,12 @@ class _Score:
         torch.set_num_threads(1)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Score the shards of a task."""
+        """Score the shards of a task; "scored" is empty if one of them is damaged."""
         shards = (self._features.read(shard) for shard in row["task"])
         try:
             scored = collect(self._scorer(*shard) for shard in shards)
+        except DamagedShardError:
+            return {"scored": [], "error": ""}
         except InputError as error:
             return {"scored": [], "error": str(error)}
         return {"scored": scored, "error": ""}
@@ -243,8 +245,9 @@ def _identity(encoder: Encoder) -> tuple[str, str]:
 
 
 def _connect(address: str | None) -> None:
-    # Users need no messages about Ray's internals. In a cluster that is started here, this also silences the log files of
-    # Ray's own processes, unless the user sets the variable.
+    # Unless the user sets these variables, a cluster that is started here reports nothing over the network, and Ray's own
+    # processes write no logs of their internals.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     logging.getLogger("ray").setLevel(logging.ERROR)
     logging.getLogger("ray.data").setLevel(logging.ERROR)

@@ -11,6 +11,7 @@ import torch
 from crossalign.encoders import Encoder, backends, load_encoder
 from crossalign.errors import InputError
 
+# Noted at import, because a process cannot tell afterwards that it was forked, or from which one.
 _IMPORTED_IN = os.getpid()
 
 

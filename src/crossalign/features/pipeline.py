@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from math import ceil
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -65,36 +65,44 @@ def silent(total: int, what: str) -> AbstractContextManager[ProgressBar]:
 
 @dataclass(frozen=True)
 class ShardWork:
-    """A shard that is to be made.
+    """A shard to encode.
 
     Attributes:
-        number: the shard's.
+        number: its number.
         images: each with the index that fixes its boxes.
+        source: digest of the images and their indices.
     """
 
     number: int
     images: tuple[tuple[ImageLike, int], ...]
+    source: str = ""
 
 
 EncodeShards = Callable[[Sequence[ShardWork], ShardFolder, Recipe], Iterator[int]]
 """Encodes and writes shards, and yields now and then how many more images are done."""
 
 
-@dataclass(frozen=True)
+class DamagedShardError(InputError):
+    """A shard that was there when work began is damaged or missing now."""
+
+
+@dataclass
 class ImageFeatures:
     """The features of a dataset's views, read shard by shard.
 
     Attributes:
         images: number of images of the dataset.
-        encoded: how many of them were encoded just now; the others came from the store.
-        shards: where they lie.
+        encoded: number of images encoded so far; the others came from the store. It grows while damaged shards are read.
+        shards: their folder.
         shard_images: images per shard; the last may have fewer.
+        encode_again: encodes a shard again and returns its number of images; None where there is no encoder.
     """
 
     images: int
     encoded: int
     shards: ShardFolder
     shard_images: int
+    encode_again: Callable[[int], int] | None = None
 
     def __len__(self) -> int:
         """How many shards there are."""
@@ -105,15 +113,19 @@ class ImageFeatures:
         return (self.read(shard) for shard in range(len(self)))
 
     def read(self, shard: int) -> tuple[slice, Tensor, Tensor]:
-        """Read a shard, as iterating yields it.
+        """Read a shard, as iterating yields it; a damaged one is encoded again, if that is possible.
 
         Raises:
-            InputError: it was damaged or removed meanwhile.
+            DamagedShardError: it is damaged or missing, and cannot be encoded here.
+            InputError: it is encoded again, and one of its images cannot be read, or the store not written.
         """
         tensors = self.shards.read(shard)
+        if tensors is None and self.encode_again:
+            self.encoded += self.encode_again(shard)
+            tensors = self.shards.read(shard)
         if tensors is None:
             where = str(self.shards.folder)
-            raise InputError(f"shard {shard} in {where!r} was damaged or removed while it was in use; run again")
+            raise DamagedShardError(f"shard {shard} in {where!r} was damaged or removed while it was in use; run again")
         start = shard * self.shard_images
         return slice(start, start + len(tensors["global_view"])), tensors["global_view"], tensors["views"]
 
@@ -146,6 +158,29 @@ def image_features(
         InputError: an image cannot be read, or the store not written. Finished shards stay.
     """
     shard_images = shard_images or images_per_shard(recipe.count)
+    key = _views_key(dataset, encoder, recipe, shard_images)
+    shards = store.open(key)
+    shard_work = partial(_shard_work, dataset, shard_images)
+    encode = encode or partial(encode_shards, encoder=encoder, num_workers=num_workers)
+    numbers = range(ceil(len(dataset.paths) / shard_images))
+    missing = [work for work in map(shard_work, numbers) if shards.source(work.number) != work.source]
+    if missing:
+        # Where other images of a dataset were replaced, this shard lies in the set of the dataset as it was.
+        others = store.others(key, "images")
+        missing = [work for work in missing if not _copied(work, others, shards)]
+    encoded = sum(len(work.images) for work in missing)
+    if missing:
+        with progress(encoded, "images encoded") as bar:
+            for more in encode(missing, shards, recipe):
+                bar.update(more)
+
+    def encode_again(number: int) -> int:
+        return sum(encode_shards([shard_work(number)], shards, recipe, encoder=encoder, num_workers=num_workers))
+
+    return ImageFeatures(len(dataset.paths), encoded, shards, shard_images, encode_again)
+
+
+def _views_key(dataset: ImageDataset, encoder: Encoder, recipe: Recipe, shard_images: int) -> dict[str, Any]:
     key = {
         "kind": "views",
         "version": RECIPE_VERSION,
@@ -160,22 +195,25 @@ def image_features(
     }
     if name := runtime_key(encoder):
         key["runtime"] = name
-    shards = store.open(key)
-    images = tuple(zip(dataset.paths, dataset.indices, strict=True))
-    starts = range(0, len(images), shard_images)
-    work = [
-        ShardWork(number, images[start : start + shard_images])
-        for number, start in enumerate(starts)
-        if shards.read(number) is None
-    ]
-    encoded = sum(len(shard.images) for shard in work)
-    if work:
-        if encode is None:
-            encode = partial(encode_shards, encoder=encoder, num_workers=num_workers)
-        with progress(encoded, "images encoded") as bar:
-            for more in encode(work, shards, recipe):
-                bar.update(more)
-    return ImageFeatures(len(images), encoded, shards, shard_images)
+    return key
+
+
+def _shard_work(dataset: ImageDataset, shard_images: int, number: int) -> ShardWork:
+    rows = slice(number * shard_images, (number + 1) * shard_images)
+    hasher = hashlib.blake2b(digest_size=16)
+    for index, content in zip(dataset.indices[rows], dataset.file_fingerprints[rows], strict=True):
+        hasher.update(index.to_bytes(8, "big") + content)
+    images = zip(dataset.paths[rows], dataset.indices[rows], strict=True)
+    return ShardWork(number, tuple(images), hasher.hexdigest())
+
+
+def _copied(work: ShardWork, others: Sequence[ShardFolder], shards: ShardFolder) -> bool:
+    """Copy a shard from another set that has the same images at the same positions, if there is one."""
+    for other in others:
+        if other.source(work.number) == work.source and (tensors := other.read(work.number)):
+            shards.write(work.number, tensors, work.source)
+            return True
+    return False
 
 
 def pass_views(encoder: Encoder) -> int:
@@ -212,7 +250,7 @@ def encode_shards(
         for row, feature in zip(rows, features, strict=False):
             row[: len(feature)] = feature
             yield 1
-        shards.write(shard.number, {"global_view": rows[:, 0].contiguous(), "views": rows[:, 1:].contiguous()})
+        shards.write(shard.number, {"global_view": rows[:, 0], "views": rows[:, 1:]}, shard.source)
 
 
 def runtime_key(encoder: Encoder) -> str:

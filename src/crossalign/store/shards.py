@@ -44,6 +44,20 @@ class ShardFolder:
     folder: Path
     digest: str
 
+    def source(self, shard: int) -> str | None:
+        """Read the source that a shard was written with; None if the shard is missing or belongs to another key.
+
+        Only the header is read. Its sizes must agree with that of the file, so a truncated shard counts as missing; damaged
+        values are noticed by `read`.
+        """
+        try:
+            with safe_open(self.path(shard), framework="pt") as file:
+                metadata = file.metadata() or {}
+        except (OSError, SafetensorError):
+            return None
+        is_own = (metadata.get("key"), metadata.get("shard")) == (self.digest, str(shard))
+        return metadata.get("source", "") if is_own else None
+
     def read(self, shard: int) -> dict[str, Tensor] | None:
         """Read a shard; None if it is missing, damaged, or belongs to another key."""
         try:
@@ -52,12 +66,19 @@ class ShardFolder:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except (OSError, SafetensorError):
             return None
-        return tensors if metadata == self._metadata(shard, tensors) else None
+        return tensors if metadata == self._metadata(shard, tensors, metadata.get("source", "")) else None
 
-    def write(self, shard: int, tensors: Mapping[str, Tensor]) -> None:
-        """Write a shard atomically."""
+    def write(self, shard: int, tensors: Mapping[str, Tensor], source: str = "") -> None:
+        """Write a shard atomically.
+
+        Args:
+            shard: its number.
+            tensors: its content.
+            source: digest of what the content was computed from, besides the key.
+        """
         tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
-        write_atomically(self.path(shard), _with_sorted_metadata(save(tensors, self._metadata(shard, tensors))))
+        metadata = self._metadata(shard, tensors, source)
+        write_atomically(self.path(shard), _with_sorted_metadata(save(tensors, metadata)))
 
     def numbers(self) -> list[int]:
         """Numbers of the shards on disk, in order; damaged ones are included."""
@@ -68,12 +89,13 @@ class ShardFolder:
         """Path of a shard's file."""
         return self.folder / f"shard-{shard:05d}.safetensors"
 
-    def _metadata(self, shard: int, tensors: Mapping[str, Tensor]) -> dict[str, str]:
-        hasher = hashlib.blake2b(digest_size=16)
+    def _metadata(self, shard: int, tensors: Mapping[str, Tensor], source: str) -> dict[str, str]:
+        hasher = hashlib.blake2b(source.encode(), digest_size=16)
         for name in sorted(tensors):
             hasher.update(f"{name}{tuple(tensors[name].shape)}{tensors[name].dtype}".encode())
             hasher.update(tensors[name].reshape(-1).view(torch.uint8).numpy().data)
-        return {"key": self.digest, "shard": str(shard), "content": hasher.hexdigest()}
+        metadata = {"key": self.digest, "shard": str(shard), "content": hasher.hexdigest()}
+        return metadata | ({"source": source} if source else {})
 
 
 @dataclass(frozen=True)
@@ -131,6 +153,13 @@ class Store:
             content = json.dumps({"schema": SCHEMA, "key": dict(key)}, indent=1, sort_keys=True)
             write_atomically(manifest, content.encode())
         return ShardFolder(folder, digest)
+
+    def others(self, key: Mapping[str, Any], entry: str) -> list[ShardFolder]:
+        """List the sets whose key has another value for `entry`, and else the same values."""
+        expected = json.loads(json.dumps({**key, entry: None}))  # As a manifest has it: tuples are lists there.
+        keys = {folder: _read_manifest(folder)[0] for folder in _listdir(self.root / str(key["kind"]))}
+        same = [folder for folder, known in keys.items() if known and {**known, entry: None} == expected]
+        return [ShardFolder(folder, folder.name) for folder in same if folder.name != digest_of(key)]
 
     def sets(self) -> list[CachedSet]:
         """List the cached sets, sorted by kind and digest.
