@@ -319,7 +319,7 @@ def _question(data: Path | None) -> tuple[Sequence[str], str | None]:
 def _class_by_class(encoder: Any, texts: Sequence[Sequence[str]]) -> None:
     with torch.inference_mode():
         for of_class in texts:
-            encoder._model.encode_text(encoder._tokenizer(list(of_class)), normalize=True).mean(0)
+            encoder.model.encode_text(encoder.texts.tokenizer(list(of_class)), normalize=True).mean(0)
 
 
 def _discard(features: Tensor) -> None:

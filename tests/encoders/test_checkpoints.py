@@ -21,7 +21,7 @@ ARCH = "ViT-S-32-alt"
 def small():
     with pytest.warns(UserWarning, match="untrained"):
         encoder = load_encoder(f"open_clip:{ARCH}/random", "cpu")
-    return encoder, encoder._model.state_dict()
+    return encoder, encoder.model.state_dict()
 
 
 class Plain(torch.nn.Module):
@@ -69,11 +69,11 @@ FORMS = {
 @pytest.mark.parametrize("form", FORMS)
 def test_weights_are_read_in_every_form(small, tmp_path, form):
     encoder, state = small
-    FORMS[form](encoder._model, tmp_path / form)
+    FORMS[form](encoder.model, tmp_path / form)
     loaded = load_encoder(f"open_clip:{ARCH}/{tmp_path / form}", "cpu")
     assert loaded.fingerprint == encoder.fingerprint
     assert loaded.weights == f"file {tmp_path / form}, with the configuration of {ARCH}, which has no published weights"
-    assert loaded._model.state_dict().keys() == state.keys()
+    assert loaded.model.state_dict().keys() == state.keys()
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit", "ignore:.*torch.jit:FutureWarning", "ignore::DeprecationWarning")

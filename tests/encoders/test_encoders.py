@@ -38,8 +38,8 @@ def test_backends_are_the_modules():
 def test_open_clip_texts_equal_its_own_at_full_length(untrained):
     tokens = open_clip.get_tokenizer("ViT-B-32")(TEXTS)
     with torch.inference_mode():
-        expected = untrained._model.encode_text(tokens, normalize=True)
-    assert untrained._causal()
+        expected = untrained.model.encode_text(tokens, normalize=True)
+    assert untrained.texts.is_causal()
     torch.testing.assert_close(untrained.encode_texts(TEXTS), expected, atol=1e-5, rtol=0)
 
 
@@ -53,13 +53,13 @@ def test_other_text_towers_equal_their_own(arch):
     with pytest.warns(UserWarning, match="untrained"):
         encoder = load_encoder(f"open_clip:{arch}/random", "cpu")
     with torch.inference_mode():
-        expected = encoder._model.encode_text(tokenizer(TEXTS), normalize=True)
+        expected = encoder.model.encode_text(tokenizer(TEXTS), normalize=True)
     torch.testing.assert_close(encoder.encode_texts(TEXTS), expected, atol=1e-5, rtol=0)
 
 
 def test_open_clip_images_equal_its_own_pipeline(untrained):
     model, _, transform = open_clip.create_model_and_transforms("ViT-B-32", pretrained=None)
-    model.load_state_dict(untrained._model.state_dict())
+    model.load_state_dict(untrained.model.state_dict())
     with Image.open(PHOTOS / "chelsea.png") as file, torch.inference_mode():
         expected = model.eval().encode_image(transform(file.convert("RGB"))[None], normalize=True)
     pixels = untrained.preprocessing.fit(read_image(PHOTOS / "chelsea.png"))[None]
@@ -121,7 +121,7 @@ def test_untrained_weights_are_always_the_same(untrained):
 
 
 def test_weights_come_from_a_file(untrained, tmp_path):
-    torch.save(untrained._model.state_dict(), tmp_path / "weights.pt")
+    torch.save(untrained.model.state_dict(), tmp_path / "weights.pt")
     loaded = load_encoder(f"open_clip:ViT-B-32/laion2b_s34b_b79k@{tmp_path / 'weights.pt'}", "cpu")
     torch.testing.assert_close(loaded.encode_texts(TEXTS), untrained.encode_texts(TEXTS))
     assert loaded.fingerprint == untrained.fingerprint

@@ -81,7 +81,7 @@ def test_all_published_weights_are_computed_as_they_were_trained(built_with, tmp
 def test_built_models_have_the_activation(no_weights, recwarn, spec, activation):
     encoder = load_encoder(f"open_clip:{spec}", "cpu")
     assert encoder.activation == activation
-    layers = {type(layer).__name__ for layer in encoder._model.modules()}
+    layers = {type(layer).__name__ for layer in encoder.model.modules()}
     assert ("QuickGELU" in layers, "GELU" in layers) == ("QuickGELU" in activation, activation == "GELU")
     assert not [w for w in recwarn if "QuickGELU" in str(w.message)]
 

@@ -6,21 +6,18 @@ a model is run.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
+from crossalign.encoders._dual import DualEncoder
 from crossalign.encoders._hub import need_transformers, quiet_hub, reason_of
 from crossalign.encoders._image_processor import preprocessing_of
-from crossalign.encoders._runtime import reference
-from crossalign.encoders._texts import TruncatedTexts, encode_distinct
-from crossalign.encoders._tower import Tower
-from crossalign.encoders._weights import activations, digest, tokenizer_content
+from crossalign.encoders._weights import tokenizer_content
 from crossalign.errors import InputError
 
 SAFETENSORS = ("model.safetensors", "model.safetensors.index.json")
@@ -28,44 +25,19 @@ NOT_SAVED = ("position_ids",)
 """Last part of the names of tensors that a model makes itself."""
 
 
-class DualEncoder:
-    """A model of the transformers library with its own preprocessing, tokenizer, logit scale and logit bias."""
+class HubTexts:
+    """The text side of a model of the transformers library."""
 
-    def __init__(self, name: str, model: Any, tokenizer: Any, processor: Any, device: torch.device, weights: str):
-        self.name = name
-        self.device = device
-        self.weights = weights
-        self.preprocessing = preprocessing_of(processor, name)
-        self._model = model.to(device).eval().requires_grad_(False)
-        self.logit_scale, self.logit_bias = _logits(self._model, name)
-        self._tokenizer = tokenizer
+    def __init__(self, model: Any, tokenizer: Any):
         text = getattr(model.config, "text_config", model.config)
         self.context = min(int(tokenizer.model_max_length), int(text.max_position_embeddings))
-        self._truncated_texts = TruncatedTexts(name, self.context)
         # SigLIP and its like were trained on texts that are padded to the context, and attend to the padding.
         self._masked = "attention_mask" in tokenizer.model_input_names and not model.config.model_type.startswith("siglip")
-        self.activation = activations(model)
-        self.width = int(self.encode_texts(["a"]).shape[1])
-        settings = (self.preprocessing, self.activation, self.context, self._masked, tokenizer_content(tokenizer))
-        self.fingerprint = digest([self._model], *settings)
-        self.tower = Tower(_Images(self._model), self.preprocessing)
-        self.runtime = reference(self.tower, device)
+        self.settings = (self.context, self._masked, tokenizer_content(tokenizer))
+        self._model, self._tokenizer = model, tokenizer
 
-    def encode_images(self, pixels: Tensor) -> Tensor:
-        """Encode (B, 3, *size) pixels to (B, D) normalised float32 features."""
-        return self.finish(self.runtime.run(pixels))
-
-    def finish(self, outputs: Tensor) -> Tensor:
-        """Give the tower's outputs (B, D) as they are: the tower has normalised them."""
-        return outputs
-
-    @torch.inference_mode()
-    def encode_texts(self, texts: Sequence[str]) -> Tensor:
-        """Encode K texts to (K, D) normalised float32 features; what exceeds the context is truncated, with a warning."""
-        return encode_distinct(texts, self._tokenize, self._encode_tokens)
-
-    def _tokenize(self, texts: list[str]) -> tuple[Tensor, Tensor]:
-        """Give tokens and their mask as (K, L, 2), and how many places of each text are needed."""
+    def tokenize(self, texts: list[str]) -> tuple[Tensor, Tensor, list[bool]]:
+        """Give tokens and their mask as (K, L, 2); see `TextSide`."""
         batch = self._tokenizer(
             texts,
             padding=True if self._masked else "max_length",
@@ -78,28 +50,21 @@ class DualEncoder:
         full = [text for text, length in zip(texts, lengths.tolist(), strict=True) if length == self.context]
         longer = self._tokenizer(full, truncation=False, verbose=False).input_ids if full else []
         truncated = sum(len(tokens) > self.context for tokens in longer)
-        self._truncated_texts.count([True] * truncated + [False] * (len(texts) - truncated))
         tokens = torch.stack([batch.input_ids, batch.attention_mask], dim=-1)
         # Padding on the left, or without a mask, is part of what the model sees.
         shortened = self._masked and self._tokenizer.padding_side == "right"
-        return tokens, lengths if shortened else torch.full_like(lengths, tokens.shape[1])
+        needed = lengths if shortened else torch.full_like(lengths, tokens.shape[1])
+        return tokens, needed, [True] * truncated + [False] * (len(texts) - truncated)
 
-    def _encode_tokens(self, tokens: Tensor, lengths: Tensor) -> Tensor:
-        ids, mask = tokens.to(self.device).unbind(-1)
+    def encode(self, tokens: Tensor, lengths: Tensor) -> Tensor:
+        """Encode tokens; see `TextSide`."""
+        ids, mask = tokens.unbind(-1)
         inputs = {"input_ids": ids, "attention_mask": mask} if self._masked else {"input_ids": ids}
-        return F.normalize(_features(self._model.get_text_features(**inputs)).float(), dim=-1).cpu()
+        return _features(self._model.get_text_features(**inputs))
 
 
-class _Images(nn.Module):
-    """The image side of a model, as a module of its own."""
-
-    def __init__(self, model: Any):
-        super().__init__()
-        self.model = model
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        # Normalised in float32 whatever the weights are in.
-        return F.normalize(_features(self.model.get_image_features(pixel_values=pixels)).float(), dim=-1)
+def _encode_image(model: Any, pixels: Tensor) -> Tensor:
+    return _features(model.get_image_features(pixel_values=pixels))
 
 
 def _features(outputs: Any) -> Tensor:
@@ -137,9 +102,17 @@ def load(spec: str, device: torch.device) -> DualEncoder:
     try:
         with quiet_hub():
             model, tokenizer, processor = _parts(where, name)
+        model = model.to(device).eval().requires_grad_(False)
         # What the model makes of its inputs is tried at once, so that what does not fit fails here.
         return DualEncoder(
-            name, model, tokenizer, processor, device, f"{'folder' if folder.is_dir() else 'hub repository'} {where}"
+            name,
+            model,
+            _encode_image,
+            HubTexts(model, tokenizer),
+            preprocessing_of(processor, name),
+            _logits(model, name),
+            device,
+            f"{'folder' if folder.is_dir() else 'hub repository'} {where}",
         )
     except InputError:
         raise
