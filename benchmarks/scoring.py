@@ -39,11 +39,11 @@ from crossalign.text.prompts import PromptInputs, prompt_inputs
 SIX = ("clip", "clip-e", "clip-d", "waffle", "cupl", "wca")
 PROFILED = 320
 STEPS = {
-    "reading": ("store.py", "read"),
+    "reading": ("shards.py", "read"),
     "view weights": ("alignment.py", "view_weights"),
     "view pooling": ("alignment.py", "pool_views"),
     "class scores": ("alignment.py", "scores"),
-    "ranks": ("scoring.py", "true_ranks"),
+    "ranks": ("ranks.py", "true_ranks"),
 }
 
 

@@ -22,6 +22,7 @@ from crossalign.classifier import Classifier
 from crossalign.cli import main
 from crossalign.datasets import load_dataset
 from crossalign.datasets.configs import load_config
+from crossalign.evaluation.ranks import Scored, collect
 from crossalign.features.pipeline import image_features
 from crossalign.images.crops import ViewRecipe
 from crossalign.store.shards import Store
@@ -163,6 +164,36 @@ def test_a_worker_says_what_is_wrong(photos, builtin, tmp_path):
     assert f"image {str(tmp_path / 'a.jpg')!r} cannot be read" in answer["error"]
     other = _Encode(LoadOfWorker(lambda: builtin, ("f" * 32, "openvino-f32"), Workers()), shards, recipe)
     assert f"{builtin.fingerprint[:8]} on torch-f32 on worker" in other({"task": [whole]})["error"]
+
+
+def test_a_damaged_shard_is_encoded_and_scored_by_the_driver(photos, builtin, tmp_path):
+    """The workers' code runs in this process, without a cluster."""
+    from crossalign.distributed import Cluster
+
+    class Local(Cluster):
+        def __init__(self):
+            pass
+
+        def map(self, worker, arguments, tasks, gpus=None):
+            instance = worker(*arguments)
+            yield from (instance({"task": task}) for task in tasks)
+
+    class Means:
+        """Scores a shard by the mean of each image's views."""
+
+        def __call__(self, rows, x0, views):
+            means = views.float().mean((1, 2))[:, None]
+            return [Scored(means, None)]
+
+    dataset = load_dataset(load_config("folder"), photos / "few")
+    features = image_features(dataset, builtin, ViewRecipe(1, (0.1, 0.9), 0), Store(tmp_path), shard_images=1)
+    (before,) = collect(Local().score(features, Means()))
+    shard = features.shards.path(3)
+    content = shard.read_bytes()
+    shard.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    (after,) = collect(Local().score(features, Means()))
+    assert torch.equal(after.ranks, before.ranks)
+    assert (shard.read_bytes(), features.encoded) == (content, len(dataset.paths) + 1)
 
 
 def test_a_store_that_only_workers_see_is_told(tmp_path, monkeypatch):

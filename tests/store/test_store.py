@@ -72,6 +72,32 @@ def test_a_key_finds_its_shards_again_and_no_others(tmp_path):
         assert store.open(other).read(0) is None
 
 
+def test_the_header_tells_the_source_of_a_shard(shards, shard_file):
+    assert (shards.source(0), shards.source(1)) == ("", None)
+    shards.write(0, TENSORS, "a digest")
+    assert (shards.source(0), same(shards.read(0), TENSORS)) == ("a digest", True)
+    content = shard_file.read_bytes()
+    shutil.copy(shard_file, shards.path(1))
+    assert shards.source(1) is None, "it belongs to number 0"
+    shard_file.write_bytes(content[:-1])
+    assert shards.source(0) is None
+    shard_file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    assert (shards.source(0), shards.read(0)) == ("a digest", None)
+    shard_file.write_bytes(content.replace(b"a digest", b"o digest"))
+    assert (shards.source(0), shards.read(0)) == ("o digest", None)
+
+
+def test_sets_are_listed_whose_keys_differ_in_one_entry_alone(tmp_path):
+    store = Store(tmp_path)
+    key = {**KEY, "images": "a", "recipe": {"count": 3, "crop_scale": (0.1, 0.9)}}
+    for other in (key, {**key, "images": "b"}, {**key, "images": "b", "encoder": "abd"}, {**KEY, "more": 1}):
+        store.open(other)
+    damaged = store.open({**key, "images": "c"}).folder
+    (damaged / "manifest.json").write_text("{")
+    assert store.others(key, "images") == [store.open({**key, "images": "b"})]
+    assert Store(tmp_path / "empty").others(key, "images") == []
+
+
 def test_a_store_is_plain_files(tmp_path, shard_file):
     assert [file.name for file in files_in(tmp_path)] == ["manifest.json", shard_file.name]
     manifest = json.loads((shard_file.parent / "manifest.json").read_text())
