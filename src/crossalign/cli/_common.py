@@ -100,7 +100,7 @@ encoder_options = option_group(
 """Gives the command an `EncoderOptions` as its argument `encoder_options`."""
 
 seed_option = click.option(
-    "--seed", default=0, show_default=True, type=click.IntRange(0), help="Seed of the views and of everything random."
+    "--seed", default=0, show_default=True, type=click.IntRange(0), help="Seed of all random numbers."
 )
 workers_option = click.option(
     "--num-workers",

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -17,12 +17,16 @@ if TYPE_CHECKING:
     from crossalign.datasets.configs import Config
     from crossalign.text.descriptions import Descriptions, Style
 
-class_names_option = click.option(
-    "--class-names",
-    type=click.Choice(["ours", "published"]),
-    help="ours: no two classes have the same name. published: the names in the programs of the papers "
-    "[default: ours; published with --protocol released].",
-)
+
+def class_names_option(default: str) -> Callable[[Any], Any]:
+    """Make --class-names, which is None if it is not given."""
+    return click.option(
+        "--class-names",
+        type=click.Choice(["ours", "published"]),
+        help="ours: no two classes have the same name. published: the names in the programs of the papers "
+        f"[default: {default}].",
+    )
+
 
 description_style_option = click.option(
     "--description-style",
@@ -34,7 +38,7 @@ description_style_option = click.option(
 crop_scale_option = click.option(
     "--crop-scale",
     help="Side of a view, as a share of the image's shorter side: released (0.1,0.9), written (0.5,0.9; Places365 0.7,0.9) "
-    "or LOW,HIGH [default: the config's].",
+    "or LOW,HIGH [default: from the config].",
 )
 
 allow_missing_option = click.option(
@@ -103,15 +107,16 @@ dataset_options = common.option_group(
     "dataset_options",
     DatasetOptions,
     click.option("--dataset", "--dataset_name", "dataset_name", help="Name of the dataset; see `crossalign datasets`."),
-    click.option("--data-path", "--data_path", type=click.Path(), help="Folder of the dataset [default: the config's]."),
+    click.option("--data-path", "--data_path", type=click.Path(), help="Folder of the dataset [default: from the config]."),
     click.option(
         "--config",
         "config_name",
-        help="YAML file, or name of a bundled config, with class names, prompts and settings [default: the dataset's].",
+        help="YAML file, or name of a bundled config, with class names, prompts and settings "
+        "[default: the config of the dataset].",
     ),
-    click.option("--encoder", help="See `crossalign encoders` [default: the config's]."),
+    click.option("--encoder", help="See `crossalign encoders` [default: from the config]."),
     click.option("--limit", type=click.IntRange(1), help="Use only so many images, spread evenly over the dataset."),
-    class_names_option,
+    class_names_option("ours; published with `evaluate --protocol released`"),
     click.option("--download", is_flag=True, help="Download the dataset first, if torchvision can."),
 )
 """Gives the command a `DatasetOptions` as its argument `dataset_options`."""

@@ -48,19 +48,19 @@ class Options:
 @click.option(
     "--axes", default="weights,views,crop-scale,form,prompts", show_default=True, help="What to vary, comma separated."
 )
-@click.option("--views", type=click.IntRange(1), help="Most local views per image [default: the config's].")
+@click.option("--views", type=click.IntRange(1), help="Most local views per image [default: from the config].")
 @click.option(
     "--crop-scale",
     "crop_scales",
     multiple=True,
-    help="released, written or LOW,HIGH; repeat for more, the full method's first [default: the config's, then written].",
+    help="released, written or LOW,HIGH; repeat for more, the full method's first [default: from the config, then written].",
 )
 @common.form_option
 @common.seed_option
 @click.option("--output", type=click.Path(), help="Write all cells to FILE.md, FILE.csv or FILE.json.")
 @click.option("--figure", type=click.Path(), help="Plot accuracy over the number of views to FILE.png, .svg or .pdf.")
-@common.workers_option
 @common.encoder_options
+@common.workers_option
 @common.store_option
 def command(**values: Any) -> None:
     """Measure a method without some of its parts, and print what each part adds.

@@ -12,6 +12,7 @@ import click
 from crossalign.cli import _cluster as clusters
 from crossalign.cli import _common as common
 from crossalign.cli import _measuring as measuring
+from crossalign.cli._help import GroupedCommand
 from crossalign.errors import InputError
 from crossalign.images.finding import is_packed
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from crossalign.reports.html import ReportedImage
 
 
-@click.command()
+@click.command(cls=GroupedCommand)
 @click.argument("paths", nargs=-1, required=True)
 @click.option("--labels", help='Class names, comma separated: "cat,dog,cup of coffee".')
 @click.option("--labels-file", type=click.Path(), help="Class names, one a line.")

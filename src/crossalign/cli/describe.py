@@ -68,7 +68,7 @@ class Classes(NamedTuple):
 @click.option("--dataset", help="Describe the classes of this dataset; see `crossalign datasets`.")
 @click.option("--labels", help='Class names, comma separated: "cat,dog,cup of coffee".')
 @click.option("--labels-file", type=click.Path(), help="Class names, one per line.")
-@measuring.class_names_option
+@measuring.class_names_option("ours")
 @click.option(
     "--from", "source", type=click.Path(), help="Import {class: [text]} from this JSON file or folder, without an LLM."
 )

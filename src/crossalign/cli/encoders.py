@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 import click
 
 from crossalign.cli._common import EncoderOptions, encoder_options, load_encoder
+from crossalign.cli._help import GroupedCommand
 from crossalign.errors import InputError
 
 if TYPE_CHECKING:
     from crossalign.encoders import Encoder
 
 
-@click.command()
+@click.command(cls=GroupedCommand)
 @click.argument("name", metavar="[PATTERN|SPEC]", default="")
 @encoder_options
 @click.option(

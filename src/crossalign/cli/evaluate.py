@@ -72,7 +72,7 @@ class Options:
     help="shared: all methods see the same views and texts. released: each method sees the views and texts of its authors' "
     "program.",
 )
-@click.option("--views", type=click.IntRange(1), help="Local views per image [default: the config's].")
+@click.option("--views", type=click.IntRange(1), help="Local views per image [default: from the config].")
 @measuring.crop_scale_option
 @click.option(
     "--budget",
@@ -83,7 +83,9 @@ class Options:
 @common.form_option
 @common.seed_option
 @click.option(
-    "--runs", type=click.IntRange(1), help="Resampled runs of wca: each samples cached views again [default: the config's]."
+    "--runs",
+    type=click.IntRange(1),
+    help="Resampled runs of wca: each samples cached views again [default: from the config].",
 )
 @click.option(
     "--fresh-seeds",
@@ -102,8 +104,8 @@ class Options:
 )
 @click.option("--output", type=click.Path(), help="Write the results to this JSON file.")
 @click.option("--report", type=click.Path(), help="Write an HTML page with accuracies by method and class.")
-@common.workers_option
 @common.encoder_options
+@common.workers_option
 @clusters.executor_options
 @common.store_option
 def command(**values: Any) -> None:

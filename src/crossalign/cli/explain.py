@@ -77,10 +77,11 @@ class Options:
 @click.option("--json", "as_json", is_flag=True, help="Print all numbers as JSON.")
 @common.device_option
 def command(**values: Any) -> None:
-    """Explain why an image gets its label: the best labels, the descriptions that add most to the first, and a figure.
+    """Explain why an image gets its label, in words, numbers and a figure.
 
-    The figure shows the image, a map of where the evidence lies, the views that count most, and the similarity of the image
-    to each description, for one method or two. If a class has many descriptions, the strongest twelve are shown.
+    Prints the best labels, and the descriptions that add most to the score of the first. The figure shows the image, a map
+    of where the evidence lies, the views that count most, and the similarity of the image to each description, for one
+    method or two. If a class has many descriptions, the strongest twelve are shown.
 
     \b
     Examples:

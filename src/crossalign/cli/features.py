@@ -30,20 +30,20 @@ class Options:
 @click.command(cls=GroupedCommand)
 @measuring.dataset_options
 @click.option(
-    "--views", type=click.IntRange(0), help="Local views per image; 0: the global view alone [default: the config's]."
+    "--views", type=click.IntRange(0), help="Local views per image; 0: the global view alone [default: from the config]."
 )
 @measuring.crop_scale_option
 @common.seed_option
-@common.workers_option
 @common.encoder_options
+@common.workers_option
 @clusters.executor_options
 @common.store_option
 def command(**values: Any) -> None:
-    """Encode the images of a dataset and cache the features: the slow part of `crossalign evaluate`.
+    """Encode the images of a dataset, and cache the features.
 
-    Images with cached features are not encoded again, so a call that was stopped resumes. `crossalign evaluate` with the
-    same encoder, views, crop scale and seed then reads the features. On a cluster, all machines must see the dataset and
-    the store under the same paths.
+    This is the slow part of `crossalign evaluate`. Images with cached features are not encoded again, so a call that was
+    stopped resumes. `crossalign evaluate` with the same encoder, views, crop scale and seed then reads the features. On a
+    cluster, all machines must see the dataset and the store under the same paths.
 
     \b
     Examples:

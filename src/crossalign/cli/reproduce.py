@@ -59,18 +59,19 @@ class Options:
     "[default: bundled].",
 )
 @measuring.description_style_option
-@measuring.class_names_option
+@measuring.class_names_option("published")
 @measuring.allow_missing_option
 @common.seed_option
 @click.option("--output", default="reproduction", show_default=True, type=click.Path(), help="Folder of the results.")
-@common.workers_option
 @common.device_option
+@common.workers_option
 @common.store_option
 def command(**values: Any) -> None:
-    """Measure the tables of the paper on the datasets that are found, and print published beside measured accuracies.
+    """Measure the tables of the paper, and print published beside measured accuracies.
 
-    The output folder gets reproduction.md, reproduction.tex, and one results file per dataset and encoder. A second call
-    reads the results files that were made with the same settings, so a call that was stopped resumes.
+    Datasets and encoders that are not found are left out, with a note. The output folder gets reproduction.md,
+    reproduction.tex, and one results file per dataset and encoder. A second call reads the results files that were made
+    with the same settings, so a call that was stopped resumes.
 
     \b
     Examples:

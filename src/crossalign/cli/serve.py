@@ -93,8 +93,8 @@ class Options:
     "--queue", default=64, show_default=True, type=click.IntRange(1), help="Most images that wait, of all clients."
 )
 @click.option("--timeout", default=120.0, show_default=True, type=POSITIVE, help="Longest time for a request, in seconds.")
-@common.workers_option
 @common.encoder_options
+@common.workers_option
 @clusters.executor_options
 def command(**values: Any) -> None:
     """Serve a web page at / and an API at /v1; the documentation of the API is at /docs.
