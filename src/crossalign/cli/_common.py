@@ -28,24 +28,33 @@ MANY_LABELS = 200
 """With at least so many labels, their text features are cached for the next run; fewer are encoded in a moment."""
 
 
-def option_group(name: str, settings: type, *options: Callable[[Any], Any]) -> Callable[[Any], Any]:
+def options(*each: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Make one decorator of several options; --help shows them in this order."""
+
+    def add(command: Any) -> Any:
+        for option in reversed(each):
+            command = option(command)
+        return command
+
+    return add
+
+
+def option_group(name: str, settings: type, *each: Callable[[Any], Any]) -> Callable[[Any], Any]:
     """Make one decorator of several options that travel together.
 
     Args:
         name: the command's argument that gets the values of the options.
         settings: dataclass of these values; its fields are named as the options' parameters.
-        options: made by `click.option`, in the order of --help.
+        each: made by `click.option`, in the order of --help.
     """
 
-    def add(command: Callable[..., Any]) -> Callable[..., Any]:
+    def add(command: Callable[..., Any]) -> Any:
         @wraps(command)
         def with_settings(*args: Any, **values: Any) -> Any:
             group = settings(**{field.name: values.pop(field.name) for field in fields(settings)})
             return command(*args, **values, **{name: group})
 
-        for option in reversed(options):
-            option(with_settings)
-        return with_settings
+        return options(*each)(with_settings)
 
     return add
 
