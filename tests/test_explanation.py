@@ -271,7 +271,7 @@ def test_the_documented_python_runs(builtin, folder, monkeypatch, capsys):
     [
         (["-o", "a.gif"], "output 'a.gif' has the ending '.gif'; name a .png, .svg or .pdf file"),
         (["-o", "no/a.png"], "cannot be written"),
-        (["--matrix"], "--matrix draws beside the figure"),
+        (["--matrix"], "--matrix writes a file beside the figure"),
         (["--against", "wca"], "'wca' was given twice"),
         (["--top-k", "1"], "1 is not in the range"),
     ],

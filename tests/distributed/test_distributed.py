@@ -349,7 +349,7 @@ def wait_until(condition):
     ("options", "words"),
     [
         (["--port", "0"], "Ray Serve runs on this cluster already, but not at '127.0.0.1', port 0; use its host and port"),
-        (["--model", "some-llm"], "belongs to the page"),
+        (["--model", "some-llm"], "needs the page"),
     ],
 )
 def test_what_cannot_be_is_one_sentence(server, serve, environment, options, words):

@@ -1,4 +1,4 @@
-"""Where a cluster's pictures lie, and where its labels go; no cluster is needed for that."""
+"""Where the images of a cluster are, and where its labels go; no cluster is needed for that."""
 
 import ast
 import io
@@ -34,12 +34,12 @@ def photos(tmp_path):
     (folder / "more").mkdir(parents=True)
     for name, inside in zip(NAMES, ("", "", "more"), strict=True):
         (folder / inside / name).write_bytes((PHOTOS / name).read_bytes())
-    (folder / "notes.txt").write_text("no picture")
+    (folder / "notes.txt").write_text("no image")
     return folder
 
 
-def same(picture, name):
-    return (read_image(picture) == read_image(PHOTOS / name)).all()
+def same(image, name):
+    return (read_image(image) == read_image(PHOTOS / name)).all()
 
 
 @pytest.mark.parametrize("scheme", ["", "file://"])
@@ -48,18 +48,18 @@ def test_a_folder_is_searched(photos, scheme):
     assert found == [f"{scheme}{photos}/{name}" for name in (*NAMES[:2], f"more/{NAMES[2]}")]
     assert [unit.addresses for unit in units_of(found, 2)] == [tuple(found[:2]), tuple(found[2:])]
     for unit in units_of(found, 2):
-        for picture, address in zip(unit.pictures(everything), unit.addresses, strict=True):
-            assert same(picture, address.rpartition("/")[2])
-            assert str(picture) == address
+        for image, address in zip(unit.images(everything), unit.addresses, strict=True):
+            assert same(image, address.rpartition("/")[2])
+            assert str(image) == address
 
 
 def test_any_file_system_of_fsspec_is_read():
     memory = fsspec.filesystem("memory")
-    memory.pipe("/bucket/a picture.jpg", (PHOTOS / "rocket.jpg").read_bytes())
+    memory.pipe("/bucket/an image.jpg", (PHOTOS / "rocket.jpg").read_bytes())
     (address,) = find_files(["memory://bucket"])
-    assert address == "memory:///bucket/a picture.jpg"
-    ((picture,),) = (list(unit.pictures(everything)) for unit in units_of([address], 5))
-    assert same(picture, "rocket.jpg")
+    assert address == "memory:///bucket/an image.jpg"
+    ((image,),) = (list(unit.images(everything)) for unit in units_of([address], 5))
+    assert same(image, "rocket.jpg")
 
 
 @pytest.fixture
@@ -82,9 +82,9 @@ def test_object_stores_are_read_and_written(bucket):
             stream.write((PHOTOS / name).read_bytes())
     found = find_files([f"s3://photos/some{bucket}"])
     (unit,) = units_of(found, 64)
-    pictures = list(unit.pictures(everything))
-    assert [str(picture) for picture in pictures] == [f"s3://photos/some/{name}" for name in NAMES]
-    assert all(same(picture, name) for picture, name in zip(pictures, NAMES, strict=True))
+    images = list(unit.images(everything))
+    assert [str(image) for image in images] == [f"s3://photos/some/{name}" for name in NAMES]
+    assert all(same(image, name) for image, name in zip(images, NAMES, strict=True))
     assert find_files([found[0]]) == found[:1]
     folder = PartFolder(f"s3://photos/labels.parquet{bucket}")
     folder.open({"version": 1})
@@ -96,17 +96,17 @@ def test_object_stores_are_read_and_written(bucket):
 
 @pytest.mark.parametrize("mode", ["w", "w:gz"])
 def test_a_tar_is_read_in_its_order(tmp_path, mode):
-    path = tmp_path / ("pictures.tar" if mode == "w" else "pictures.tar.gz")
+    path = tmp_path / ("images.tar" if mode == "w" else "images.tar.gz")
     with tarfile.open(path, mode) as tar:
         for name in NAMES:
             tar.add(PHOTOS / name, f"inside/{name}")
             tar.addfile(tarfile.TarInfo(f"inside/{name}.json"), io.BytesIO())
     (unit,) = units_of(find_files([str(path)]), 64)
     assert unit.packed
-    pictures = list(unit.pictures(everything))
-    assert [str(picture) for picture in pictures] == [f"{path}/inside/{name}" for name in NAMES]
-    assert all(same(picture, name) for picture, name in zip(pictures, NAMES, strict=True))
-    some = list(unit.pictures(lambda number: number == 1))
+    images = list(unit.images(everything))
+    assert [str(image) for image in images] == [f"{path}/inside/{name}" for name in NAMES]
+    assert all(same(image, name) for image, name in zip(images, NAMES, strict=True))
+    some = list(unit.images(lambda number: number == 1))
     assert some[::2] == [None, None]
     assert same(some[1], NAMES[1])
 
@@ -117,17 +117,17 @@ def test_a_table_is_read_row_by_row(tmp_path, struct):
     cells = [{"bytes": c, "path": n} for c, n in zip(contents, NAMES, strict=True)] if struct else contents
     parquet.write_table(pyarrow.table({"label": [0, 1, 2], "image": cells}), tmp_path / "a.parquet")
     (unit,) = units_of(find_files([str(tmp_path)]), 64)
-    pictures = list(unit.pictures(everything))
+    images = list(unit.images(everything))
     named = [f"{tmp_path}/a.parquet#{row}" + (f" {name}" if struct else "") for row, name in enumerate(NAMES)]
-    assert [str(picture) for picture in pictures] == named
-    assert all(same(picture, name) for picture, name in zip(pictures, NAMES, strict=True))
-    assert list(unit.pictures(lambda number: False)) == [None] * 3
+    assert [str(image) for image in images] == named
+    assert all(same(image, name) for image, name in zip(images, NAMES, strict=True))
+    assert list(unit.images(lambda number: False)) == [None] * 3
 
 
 def test_what_is_not_there_is_an_error_of_its_own(photos, builtin):
     (unit,) = units_of([f"file://{photos}/chelsea.png", f"file://{photos}/none.jpg"], 2)
     classify = Classifier(["cat", "dog"], encoder=builtin, method="clip")
-    found = list(classify.stream(unit.pictures(everything)))
+    found = list(classify.stream(unit.images(everything)))
     assert found[0].label == "cat"
     assert found[0].image == f"file://{photos}/chelsea.png"
     assert found[1].error == f"image 'file://{photos}/none.jpg' does not exist; check the path"
@@ -158,16 +158,16 @@ def cut_short(folder):
         (
             lambda folder: parquet.write_table(pyarrow.table({"label": [1], "name": ["a"]}), folder / "a.parquet"),
             0,
-            "no column holds bytes of images, among the columns label, name; call the",
+            "no column holds bytes of images, among the columns label, name; rename the",
         ),
     ],
 )
 def test_broken_packs_end_with_a_reason(tmp_path, make, before, message):
     make(tmp_path)
     (unit,) = units_of(find_files([str(tmp_path)]), 64)
-    *whole, broken = unit.pictures(everything)
+    *whole, broken = unit.images(everything)
     assert len(whole) == before
-    assert all(same(picture, str(picture).rpartition("/")[2]) for picture in whole)
+    assert all(same(image, str(image).rpartition("/")[2]) for image in whole)
     with pytest.raises(InputError, match=message):
         read_image(broken)
 
@@ -177,7 +177,7 @@ def test_a_pack_that_was_removed_is_a_reason_too(tmp_path):
         tar.add(PHOTOS / "rocket.jpg")
     (unit,) = units_of(find_files([str(tmp_path)]), 64)
     (tmp_path / "a.tar").unlink()
-    (broken,) = unit.pictures(everything)
+    (broken,) = unit.images(everything)
     with pytest.raises(InputError, match=r"a\.tar' cannot be read"):
         read_image(broken)
 
@@ -190,7 +190,7 @@ def test_wrong_addresses_say_so(tmp_path, photos):
         find_files(["nothing://a/b"])
     with tarfile.open(tmp_path / "a.tar", "w") as tar:
         tar.add(PHOTOS / "rocket.jpg")
-    with pytest.raises(InputError, match=r"chelsea.png' is a picture and .*a.tar' a file of pictures"):
+    with pytest.raises(InputError, match=r"chelsea.png' is an image, but .*a.tar' holds several"):
         find_files([str(photos), str(tmp_path / "a.tar")])
 
 
@@ -254,7 +254,7 @@ def struct(*contents, path=None):
 def in_table(folder, **columns):
     parquet.write_table(pyarrow.table(columns), folder / "a.parquet")
     (unit,) = units_of(find_files([str(folder)]), 64)
-    return list(unit.pictures(everything))
+    return list(unit.images(everything))
 
 
 def reason_of(image):
@@ -281,9 +281,9 @@ def test_a_column_of_another_name_is_known_by_its_content(tmp_path):
 @pytest.mark.parametrize(
     ("columns", "words"),
     [
-        ({"image": [CAT], "jpg": [CAT]}, "image, jpg may each be the images, among the columns image, jpg"),
-        ({"left": [CAT], "right": [CAT]}, "left, right may each be the images"),
-        ({"md5": [OTHER], "label": [1]}, "no column holds bytes of images, among the columns md5, label; call the one"),
+        ({"image": [CAT], "jpg": [CAT]}, "image, jpg may each hold the images, among the columns image, jpg"),
+        ({"left": [CAT], "right": [CAT]}, "left, right may each hold the images"),
+        ({"md5": [OTHER], "label": [1]}, "no column holds bytes of images, among the columns md5, label; rename the column"),
     ],
 )
 def test_a_table_without_one_column_of_images_names_its_columns(tmp_path, columns, words):
@@ -323,12 +323,12 @@ def test_a_tar_gives_the_users_images_alone(tmp_path):
             about.size = len(content)
             tar.addfile(about, io.BytesIO(content))
     (unit,) = units_of(find_files([str(tmp_path)]), 64)
-    found = list(unit.pictures(everything))
+    found = list(unit.images(everything))
     names = [str(image).removeprefix(f"{tmp_path}/a.tar/") for image in found]
     assert names == ["000.jpg", "001.JFIF", "./002.jpeg", "003.jpg", "004", "IMG.2024.01.png"]
     assert "cannot be read" in reason_of(found[3])
     # What is labelled already keeps its number.
-    rest = list(unit.pictures(lambda number: number > 3))
+    rest = list(unit.images(lambda number: number > 3))
     assert [image and str(image) for image in rest] == [None] * 4 + [str(image) for image in found[4:]]
 
 

@@ -366,4 +366,4 @@ def test_evaluate_writes_down_its_runtime(tmp_path):
 
 def test_calibrate_belongs_to_int8():
     said = fails("classify", CAT, "--labels", "cat,dog", "--calibrate", PHOTOS)
-    assert "is of use with --precision int8 alone" in said
+    assert "works with --precision int8 only" in said

@@ -292,7 +292,7 @@ def test_the_command_line_writes_tables_and_figures(folder, tmp_path):
     assert (tmp_path / "a.md").read_text().startswith(texts[0].rstrip())
     assert Image.open(tmp_path / "a.png").format == "PNG"
     assert "0 images encoded now, 4 cached before" in errors[1]
-    assert "left out, since they take as many prompts for each class: autoclip+shuffled" in errors[1]
+    assert "left out, since they need the same number of prompts for each class: autoclip+shuffled" in errors[1]
     content = json.loads((tmp_path / "c.json").read_text())
     assert content["budget"] == {"views": 2, "sentences": 1}
     assert content["views"]["count"] == content["views"]["sampled"] == 2
@@ -334,11 +334,11 @@ WRONG = [
     (["ablate", "--dataset", "dtd", "--figure", "no/where/a.png"], "output 'no/where/a.png' cannot be written"),
     (["ablate", "--dataset", "dtd", "--figure", "a.png", "--axes", "form"], "include views in --axes, and use two or more"),
     (["ablate", "--dataset", "dtd", "--figure", "a.png", "--views", "1"], "include views in --axes, and use two or more"),
-    (["evaluate", "--dataset", "dtd", "--budget", "16"], "--budget is '16', but must be VIEWSxSENTENCES"),
-    (["evaluate", "--dataset", "dtd", "--budget", "0x4"], "--budget is '0x4', but must be VIEWSxSENTENCES"),
+    (["evaluate", "--dataset", "dtd", "--budget", "16"], "--budget is '16', but must be VIEWSxPROMPTS"),
+    (["evaluate", "--dataset", "dtd", "--budget", "0x4"], "--budget is '0x4', but must be VIEWSxPROMPTS"),
     (
         ["evaluate", "--dataset", "dtd", "--budget", "4x4", "--views", "4"],
-        "--budget 4x4 and --views 4 both say how many views",
+        "--budget 4x4 and --views 4 both set the number of views",
     ),
     (["evaluate", "--dataset", "dtd", "--prompts", "shufled"], "unknown prompts 'shufled'; known are photo, templates"),
     (["evaluate", "--dataset", "folder", "--prompts", "shuffled"], "need descriptions of the classes; give --descriptions"),

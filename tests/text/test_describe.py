@@ -305,7 +305,7 @@ WRONG = [
     ("--output a.json --model m", "either as --dataset NAME, as --labels or as --labels-file"),
     ("--labels cat --model m", "name one with --output"),
     ("--labels cat --output nowhere/a.json --model m", "output 'nowhere/a.json' cannot be written"),
-    ("--labels cat --output a.json --base-url http://127.0.0.1:9/v1", "name one that the server has with --model"),
+    ("--labels cat --output a.json --base-url http://127.0.0.1:9/v1", "name a model of the server with --model"),
     ("--labels cat --output a.json --model m", "the environment variable OPENAI_API_KEY holds no API key"),
     (
         "--labels cat --output a.json --model m --base-url http://localhost/v1 --api-key-env NO_SUCH",
@@ -324,7 +324,7 @@ WRONG = [
     ("--dataset folder --dry-run", "dataset 'folder' has no class list"),
     ("--dataset pigs --dry-run", "dataset 'pigs' is unknown"),
     ("--labels cat --dry-run --per-class 0", "--per-class"),
-    ("--from x.json --output a.json --model m", "--model goes with asking an LLM"),
+    ("--from x.json --output a.json --model m", "--model is for asking an LLM"),
     ("--from no-such.json --output a.json", "'no-such.json' cannot be read"),
 ]
 

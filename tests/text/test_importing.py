@@ -75,7 +75,7 @@ def test_a_published_file_is_imported_and_its_faults_reported(tmp_path):
     ]
     before = output.read_bytes()
     done = call("--from", source, "--output", output)
-    assert (done.exit_code, "is there already" in done.stderr, output.read_bytes()) == (2, True, before)
+    assert (done.exit_code, "already exists" in done.stderr, output.read_bytes()) == (2, True, before)
 
 
 def test_a_folder_is_imported_class_by_class(tmp_path):

@@ -267,4 +267,4 @@ def test_describe_says_what_is_unclear_and_takes_the_style_stated(tmp_path):
 def test_a_style_needs_a_file(command, given):
     done = call(*command, "--labels", "cat,dog", *given, "--description-style", "sentences")
     assert done.exit_code == 2
-    assert "--description-style says what the texts of a --descriptions file are; give one" in done.stderr
+    assert "--description-style needs a file in --descriptions; add it" in done.stderr

@@ -328,7 +328,7 @@ def test_the_documents_limits_are_the_programs():
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--auth", "anna"], "user:VARIABLE"),
+        (["--auth", "anna"], "USER:VARIABLE"),
         (["--auth", "anna:NO_SUCH_VARIABLE"], "NO_SUCH_VARIABLE"),
         (["--labels-file", "no/such/file"], "no/such/file"),
         (["--host", "no.such.host.invalid"], "cannot listen"),

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stdout
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -17,8 +18,59 @@ if TYPE_CHECKING:
     from crossalign.distributed import Cluster
     from crossalign.encoders import Encoder
 
-RAY_OPTIONS = ("ray_address", "workers", "cpus_per_worker", "gpus_per_worker")
-executor_options = common.options(
+
+@dataclass(frozen=True)
+class ClusterOptions:
+    """Where a command runs.
+
+    Attributes:
+        executor: value of --executor, "local" or "ray".
+        ray_address: value of --ray-address.
+        workers: value of --workers.
+        cpus_per_worker: value of --num-cpus-per-worker.
+        gpus_per_worker: value of --num-gpus-per-worker.
+    """
+
+    executor: str
+    ray_address: str | None
+    workers: int | None
+    cpus_per_worker: int | None
+    gpus_per_worker: float | None
+
+    @property
+    def ray(self) -> bool:
+        """Whether the command runs on a Ray cluster."""
+        return self.executor == "ray"
+
+    def check(self) -> None:
+        """Check that the options of a cluster are given with --executor ray only.
+
+        Raises:
+            InputError: names the first option that is given without it.
+        """
+        values = {
+            "--ray-address": self.ray_address,
+            "--workers": self.workers,
+            "--num-cpus-per-worker": self.cpus_per_worker,
+            "--num-gpus-per-worker": self.gpus_per_worker,
+        }
+        for option, value in values.items():
+            if value is not None and not self.ray:
+                raise InputError(f"{option} {value} needs --executor ray; add it, or omit {option}")
+
+    def for_driver(self, options: common.EncoderOptions) -> common.EncoderOptions:
+        """Options with which the driver loads its encoder, so that all workers can load the same.
+
+        Workers with GPUs use torch, so the driver must not choose another runtime for its CPU.
+        """
+        if self.ray and self.gpus_per_worker and options.runtime == "auto":
+            return replace(options, runtime="torch", precision=options.precision or "f32")
+        return options
+
+
+executor_options = common.option_group(
+    "cluster",
+    ClusterOptions,
     click.option(
         "--executor",
         type=click.Choice(["local", "ray"]),
@@ -36,51 +88,34 @@ executor_options = common.options(
     ),
     click.option("--num-gpus-per-worker", "gpus_per_worker", type=click.FloatRange(0), help="GPUs per worker [default: 0]."),
 )
+"""Gives the command a `ClusterOptions` as its argument `cluster`."""
 
 
-def check_executor(options: Mapping[str, Any]) -> None:
-    """Check that cluster options are given with --executor ray only.
-
-    Raises:
-        InputError: names the first option that is given without it.
-    """
-    given = [name for name in RAY_OPTIONS if options[name] is not None]
-    if given and options["executor"] != "ray":
-        names = {"cpus_per_worker": "num-cpus-per-worker", "gpus_per_worker": "num-gpus-per-worker"}
-        name = names.get(given[0], given[0].replace("_", "-"))
-        raise InputError(f"--{name} {options[given[0]]} needs --executor ray; add it, or omit --{name}")
-
-
-def taken(settings: dict[str, Any]) -> dict[str, Any]:
-    """Remove the executor options from a command's settings, and return them."""
-    return {key: settings.pop(key) for key in ("executor", *RAY_OPTIONS)}
-
-
-def for_driver(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Options with which the driver loads its encoder, so that all workers can load the same.
-
-    Workers with GPUs use torch, so the driver must not choose another runtime for its CPU.
-    """
-    if options["executor"] == "ray" and options["gpus_per_worker"] and options["runtime"] == "auto":
-        return {**options, "runtime": "torch", "precision": options["precision"] or "f32"}
-    return dict(options)
-
-
-def executor(options: Mapping[str, Any], encoder: Encoder) -> AbstractContextManager[Cluster | None]:
+def executor(
+    options: ClusterOptions, encoder: Encoder, encoder_options: common.EncoderOptions, num_workers: int
+) -> AbstractContextManager[Cluster | None]:
     """Connect to the cluster if --executor is ray; otherwise None."""
-    return joined(options, encoder) if options["executor"] == "ray" else nullcontext()
+    return joined(options, encoder, encoder_options, num_workers) if options.ray else nullcontext()
 
 
 @contextmanager
-def joined(options: Mapping[str, Any], encoder: Encoder) -> Iterator[Cluster]:
+def joined(
+    options: ClusterOptions, encoder: Encoder, encoder_options: common.EncoderOptions, num_workers: int
+) -> Iterator[Cluster]:
     """Connect to the cluster until the block ends."""
     # Ray reports lost workers on standard output, where the results go.
-    with redirect_stdout(sys.stderr), join(options, encoder) as cluster:
+    with redirect_stdout(sys.stderr), join(options, encoder, encoder_options, num_workers) as cluster:
         yield cluster
 
 
-def join(options: Mapping[str, Any], encoder: Encoder) -> Cluster:
+def join(options: ClusterOptions, encoder: Encoder, encoder_options: common.EncoderOptions, num_workers: int) -> Cluster:
     """Connect to the cluster that the options name; its workers load the driver's encoder.
+
+    Args:
+        options: the cluster and its workers.
+        encoder: the driver's.
+        encoder_options: how the driver loaded it; the workers take its device and its calibration images.
+        num_workers: threads that decode images, per worker.
 
     Raises:
         InputError: Ray is not installed, or there is no cluster at the address.
@@ -92,12 +127,10 @@ def join(options: Mapping[str, Any], encoder: Encoder) -> Cluster:
     load = partial(
         load_encoder,
         encoder.name,
-        options["device"],
+        encoder_options.device,
         runtime=runtime.engine if runtime else "torch",
         precision=runtime.precision if runtime else "f32",
-        calibration=common.find_images([options["calibrate"]]) if options["calibrate"] else (),
+        calibration=encoder_options.calibration(),
     )
-    workers = Workers(
-        options["workers"], options["cpus_per_worker"] or 1, options["gpus_per_worker"] or 0.0, options["num_workers"]
-    )
-    return Cluster(encoder, load, workers, options["ray_address"])
+    workers = Workers(options.workers, options.cpus_per_worker or 1, options.gpus_per_worker or 0.0, num_workers)
+    return Cluster(encoder, load, workers, options.ray_address)

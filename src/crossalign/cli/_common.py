@@ -1,12 +1,14 @@
-"""What several verbs share: progress bars, options, pictures from the command line."""
+"""What several commands share: options, progress bars, images and labels from the command line."""
 
 from __future__ import annotations
 
 import glob
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass, fields
+from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,21 +24,12 @@ if TYPE_CHECKING:
     from crossalign.encoders import Encoder
     from crossalign.features.pipeline import ProgressBar
 
-device_option = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
-seed_option = click.option(
-    "--seed", default=0, show_default=True, type=click.IntRange(0), help="Seed of the views and of all that is random."
-)
-workers_option = click.option(
-    "--num-workers", "--num_workers", default=2, show_default=True, type=click.IntRange(0), help="Decoding threads."
-)
-
-
 MANY_LABELS = 200
-"""Labels from which on their texts are cached between runs; fewer are encoded in a moment."""
+"""With at least so many labels, their text features are cached for the next run; fewer are encoded in a moment."""
 
 
 def options(*each: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """Make one decorator of several options, which --help shows in their order."""
+    """Make one decorator of several options; --help shows them in this order."""
 
     def add(command: Any) -> Any:
         for option in reversed(each):
@@ -46,43 +39,113 @@ def options(*each: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return add
 
 
-runtime_options = options(
+def option_group(name: str, settings: type, *each: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Make one decorator of several options that travel together.
+
+    Args:
+        name: the command's argument that gets the values of the options.
+        settings: dataclass of these values; its fields are named as the options' parameters.
+        each: made by `click.option`, in the order of --help.
+    """
+
+    def add(command: Callable[..., Any]) -> Any:
+        @wraps(command)
+        def with_settings(*args: Any, **values: Any) -> Any:
+            group = settings(**{field.name: values.pop(field.name) for field in fields(settings)})
+            return command(*args, **values, **{name: group})
+
+        return options(*each)(with_settings)
+
+    return add
+
+
+@dataclass(frozen=True)
+class EncoderOptions:
+    """How an encoder is loaded.
+
+    Attributes:
+        device: value of --device.
+        runtime: value of --runtime.
+        precision: value of --precision; None leaves the choice to `load_encoder`.
+        calibrate: value of --calibrate, a folder of images.
+    """
+
+    device: str
+    runtime: str
+    precision: str | None
+    calibrate: str | None
+
+    def calibration(self) -> list[str]:
+        """Images on which int8 measures its ranges; none means the default ones."""
+        return find_images([self.calibrate]) if self.calibrate else []
+
+
+device_option = click.option(
+    "--device", default="auto", show_default=True, help="auto (a GPU if there is one), cpu, cuda, cuda:1, mps."
+)
+encoder_options = option_group(
+    "encoder_options",
+    EncoderOptions,
+    device_option,
     click.option(
         "--runtime",
         type=click.Choice(["auto", "torch", "openvino"]),
         default="auto",
         show_default=True,
-        help="What computes the image tower; auto: openvino where it is installed and agrees with torch, and else torch.",
+        help="Library that runs the image tower. auto: openvino if it is installed and agrees with torch, otherwise torch.",
     ),
     click.option(
         "--precision",
         type=click.Choice(["f32", "bf16", "int8"]),
-        help="Of the image tower [default: bf16 where the device gains from it and agrees with f32, and else f32].",
+        help="Precision of the image tower [default: bf16 if the device is faster with it and it agrees with f32, "
+        "otherwise f32].",
     ),
     click.option(
-        "--calibrate", type=click.Path(), help="Folder of pictures for int8 to measure its ranges on [default: examples]."
+        "--calibrate",
+        type=click.Path(),
+        help="Folder of images on which int8 measures its ranges [default: example photos].",
     ),
+)
+"""Gives the command an `EncoderOptions` as its argument `encoder_options`."""
+
+seed_option = click.option(
+    "--seed", default=0, show_default=True, type=click.IntRange(0), help="Seed of all random numbers."
+)
+workers_option = click.option(
+    "--num-workers",
+    "--num_workers",
+    default=2,
+    show_default=True,
+    type=click.IntRange(0),
+    help="Threads that decode images.",
+)
+store_option = click.option(
+    "--store",
+    type=click.Path(),
+    help="Folder where features are cached [default: $CROSSALIGN_CACHE, otherwise the user's cache folder].",
+)
+form_option = click.option(
+    "--form",
+    type=click.Choice(["released", "paper"]),
+    default="released",
+    show_default=True,
+    help="Form of the score. released: cosine of the pooled features, as in the authors' program. paper: double sum, as in "
+    "the paper.",
 )
 
 
-def taken(settings: dict[str, Any]) -> dict[str, Any]:
-    """Take out of a command's settings what `load_encoder` needs of them."""
-    return {key: settings.pop(key) for key in ("device", "runtime", "precision", "calibrate")}
-
-
-def load_encoder(spec: str, options: Mapping[str, Any]) -> Encoder:
-    """Load an encoder as `device_option` and `runtime_options` say, and say what computes it."""
+def load_encoder(spec: str, options: EncoderOptions) -> Encoder:
+    """Load an encoder, and print the runtime if it is not torch in f32."""
     from crossalign import encoders
 
-    calibrate = options["calibrate"]
-    if calibrate and options["precision"] != "int8":
-        raise InputError(f"--calibrate {calibrate} is of use with --precision int8 alone; add that or leave it out")
+    if options.calibrate and options.precision != "int8":
+        raise InputError(f"--calibrate {options.calibrate} works with --precision int8 only; add that, or omit --calibrate")
     encoder = encoders.load_encoder(
         spec,
-        options["device"],
-        runtime=options["runtime"],
-        precision=options["precision"],
-        calibration=find_images([calibrate]) if calibrate else (),
+        options.device,
+        runtime=options.runtime,
+        precision=options.precision,
+        calibration=options.calibration(),
     )
     runtime = getattr(encoder, "runtime", None)
     if runtime and runtime.key:
@@ -91,34 +154,22 @@ def load_encoder(spec: str, options: Mapping[str, Any]) -> Encoder:
     return encoder
 
 
-store_option = click.option(
-    "--store", type=click.Path(), help="Where features are kept [default: $CROSSALIGN_CACHE, else the user's cache]."
-)
-form_option = click.option(
-    "--form",
-    type=click.Choice(["released", "paper"]),
-    default="released",
-    show_default=True,
-    help="Score: cosine of the pooled features as in the released program, or the paper's double sum.",
-)
-
-
 def count_or_adaptive(value: str) -> int | str:
-    """Read a number of views from 1 on, or the word adaptive."""
+    """Read a number of views, at least 1, or the word adaptive."""
     if value == "adaptive":
         return value
     if not value.isdecimal() or int(value) < 1:
-        raise click.BadParameter(f"{value!r} must be a whole number from 1 on, or adaptive")
+        raise click.BadParameter(f"{value!r} must be a whole number, at least 1, or adaptive")
     return int(value)
 
 
 def progress_bar(total: int, what: str) -> AbstractContextManager[ProgressBar]:
-    """Show rate and time left on standard error: a bar on a terminal, and else a line at most every ten seconds."""
+    """Show rate and time left on standard error: a bar on a terminal, otherwise a line at most every ten seconds."""
     return show_progress(total, what)
 
 
 def read_labels(labels: str | None, labels_file: str | None) -> list[str]:
-    """Take labels from --labels or from --labels-file, in any notation that `split_labels` knows.
+    """Read labels from --labels or from --labels-file, in any notation that `split_labels` knows.
 
     Raises:
         InputError: both or neither given, the file cannot be read, or it is no list of labels.
@@ -127,12 +178,12 @@ def read_labels(labels: str | None, labels_file: str | None) -> list[str]:
         raise InputError('give the labels either as --labels "cat,dog" or as --labels-file FILE')
     if labels is None:
         return read_labels_file(str(labels_file))
-    # In a locale without UTF-8 the arguments hold the bytes of their letters.
+    # In a locale without UTF-8, Python keeps the bytes of arguments as surrogates.
     return split_labels(os.fsencode(labels).decode("utf-8", "surrogateescape"), "--labels")
 
 
 def for_many_labels(names: Sequence[str]) -> dict[str, Any]:
-    """Say to `Classifier` that the texts of many labels are cached for the next run, and that their encoding is shown."""
+    """Arguments of `Classifier` that cache the text features of many labels, and show progress while they are encoded."""
     if len(names) < MANY_LABELS:
         return {}
     from crossalign.store.shards import Store
@@ -141,57 +192,59 @@ def for_many_labels(names: Sequence[str]) -> dict[str, Any]:
 
 
 def find_images(paths: Sequence[str]) -> list[str]:
-    """Expand files, folders (searched through), glob patterns and "-" (a list on standard input), and say what is left out.
+    """Expand files, folders with all subfolders, glob patterns and "-" (a list on standard input).
+
+    What is left out is printed on standard error.
 
     Raises:
         InputError: a folder or pattern holds no image.
     """
-    found: list[str] = []
+    images: list[str] = []
     passed = PassedOver()
     for path in paths:
         if path == "-":
-            found += paths_from_stdin()
+            images += paths_from_stdin()
         elif glob.has_magic(path) and not Path(path).exists():
-            found += _matches(path, passed)
+            images += _matches(path, passed)
         else:
-            found += _expanded(path, passed)
+            images += _expanded(path, passed)
     if passed_over := str(passed):
         click.echo(passed_over, err=True)
-    if not found:
+    if not images:
         raise InputError("no images were named; give files, folders or patterns")
-    return found
+    return images
 
 
 def _expanded(path: str, passed: PassedOver) -> list[str]:
-    """List the images of a folder; give anything else as it is."""
+    """List the images of a folder; return any other path as it is."""
     if not Path(path).is_dir():
         return [path]
     inside = PassedOver()
-    found = [str(image) for image in images_in(Path(path), inside)]
+    images = [str(image) for image in images_in(Path(path), inside)]
     passed.add(inside)
-    if not found:
+    if not images:
         left = f"; {inside}" if str(inside) else ""
         packed = any(is_packed(name) for name in inside.others)
         hint = "; tars and Parquet tables are read with --executor ray" if packed else ""
         raise InputError(f"folder {path!r} holds no images{left}{hint}; name another")
-    return found
+    return images
 
 
 def _matches(pattern: str, passed: PassedOver) -> list[str]:
-    """List what a pattern matches, without what archives and systems leave; folders among it are searched through."""
+    """List what a pattern matches, without the leftovers of archives and systems; folders are searched with subfolders."""
     plain = Path(pattern).parts
     named = next(number for number, part in enumerate(plain) if glob.has_magic(part))
     matches = [path for path in sorted(glob.glob(pattern, recursive=True)) if parts_wanted(Path(path).parts[named:], passed)]
     # "photos/**" matches a folder and also what is in it.
     inside = {str(parent) for path in matches for parent in Path(path).parents}
-    found = [image for path in matches if path.rstrip("/") not in inside for image in _expanded(path, passed)]
-    if not found:
+    images = [image for path in matches if path.rstrip("/") not in inside for image in _expanded(path, passed)]
+    if not images:
         raise InputError(f"no file matches {pattern!r}; check the pattern")
-    return found
+    return images
 
 
 def check_output(path: str) -> Path:
-    """Make sure, before long work, that a file can be written there.
+    """Check, before long work, that a file can be written there.
 
     Raises:
         InputError: its folder does not exist or is locked, or it is a folder itself.
@@ -207,5 +260,5 @@ def check_output(path: str) -> Path:
 
 
 def to_json(content: Any) -> str:
-    """Lay out JSON for people and programs."""
+    """Format JSON for people and programs."""
     return json.dumps(content, indent=2, ensure_ascii=False)

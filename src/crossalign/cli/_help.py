@@ -1,16 +1,25 @@
-"""`--help` in groups: the options that decide what is done come first, those for speed and clusters last."""
+"""`--help` in groups: what a command works on comes first, options for speed and clusters last."""
 
 from __future__ import annotations
 
 import click
 
 GROUPS = {
-    "Encoder and speed": ("device", "runtime", "precision", "calibrate", "num_workers", "batch_size"),
-    "Cluster": ("executor", "ray_address", "workers", "cpus_per_worker", "gpus_per_worker"),
-    "Cache": ("store",),
-    "Help": ("help",),
+    "What": "labels labels_file dataset datasets dataset_name data_path data_root config_name tables source class_names "
+    "limit download descriptions description_style allow_missing domain",
+    "How": "encoder encoders method methods against transductive axes protocol views max_views confidence crop_scale "
+    "crop_scales budget prompts form seed runs fresh_seeds model base_url api_key_env style per_class contrast concurrency",
+    "Server": "host port auth cors root_path",
+    "Limits": "max_megabytes max_megapixels max_images max_labels queue timeout",
+    "Removal": "older_than everything yes",
+    "Output": "top_k as_json as_csv layout calibration output report figure matrix dpi dry_run timed",
+    "Encoder and speed": "device runtime precision calibrate num_workers",
+    "Cluster": "executor ray_address workers cpus_per_worker gpus_per_worker",
+    "Cache": "store",
 }
-"""Titles, with the names of their options. Every other option is in the first group, "Options"."""
+"""Titles, with the names of their options, in the order of --help. The group "Help" follows, with --help alone."""
+
+_GROUP_OF = {name: title for title, names in GROUPS.items() for name in names.split()}
 
 
 class GroupedCommand(click.Command):
@@ -18,11 +27,12 @@ class GroupedCommand(click.Command):
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the groups, each in the order in which the options were declared."""
-        group_of = {name: title for title, names in GROUPS.items() for name in names}
-        records: dict[str, list[tuple[str, str]]] = {title: [] for title in ("Options", *GROUPS)}
+        records: dict[str, list[tuple[str, str]]] = {title: [] for title in (*GROUPS, "Help")}
         for parameter in self.get_params(ctx):
-            if record := parameter.get_help_record(ctx):
-                records[group_of.get(parameter.name or "", "Options")].append(record)
+            record = None if isinstance(parameter, click.Argument) else parameter.get_help_record(ctx)
+            if record:
+                # Versions of click name the parameter of --help differently.
+                records[_GROUP_OF.get(parameter.name or "", "Help")].append(record)
         for title, rows in records.items():
             if rows:
                 with formatter.section(title):

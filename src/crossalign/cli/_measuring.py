@@ -1,8 +1,9 @@
-"""What commands share that measure: which dataset, its config, crop scales and descriptions from the command line."""
+"""What commands that measure share: the dataset, its config, crop scales and descriptions from the command line."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,56 +17,109 @@ if TYPE_CHECKING:
     from crossalign.datasets.configs import Config
     from crossalign.text.descriptions import Descriptions, Style
 
-class_names_option = click.option(
-    "--class-names",
-    type=click.Choice(["ours", "published"]),
-    help="ours: all classes have different names; published: as the papers' programs name them "
-    "[default: ours; published under the protocol released].",
-)
+
+def class_names_option(default: str) -> Callable[[Any], Any]:
+    """Make --class-names, which is None if it is not given."""
+    return click.option(
+        "--class-names",
+        type=click.Choice(["ours", "published"]),
+        help="ours: no two classes have the same name. published: the names in the programs of the papers "
+        f"[default: {default}].",
+    )
+
 
 description_style_option = click.option(
     "--description-style",
     type=click.Choice(["sentences", "descriptors"]),
-    help="What the texts of --descriptions are: prompts as they stand, or put behind the class name [default: guessed].",
+    help="Kind of the texts in --descriptions. sentences: used as they are. descriptors: added to the class name "
+    "[default: guessed from the texts].",
 )
 
-dataset_options = common.options(
-    click.option("--dataset", "--dataset_name", "dataset_name", help="See `crossalign datasets`."),
-    click.option("--data-path", "--data_path", type=click.Path(), help="The dataset's folder [default: the config's]."),
-    click.option("--config", "config_name", help="A YAML file or a bundled config's name [default: the dataset's]."),
-    click.option("--encoder", help="See `crossalign encoders` [default: the config's]."),
-    click.option("--limit", type=click.IntRange(1), help="Only that many pictures, spread evenly over the dataset."),
-    class_names_option,
-    click.option("--download", is_flag=True, help="Fetch the dataset first, where torchvision can."),
+crop_scale_option = click.option(
+    "--crop-scale",
+    help="Side of a view, as a share of the image's shorter side: released (0.1,0.9), written (0.5,0.9; Places365 0.7,0.9) "
+    "or LOW,HIGH [default: from the config].",
 )
-"""What names a dataset and how it is read."""
+
+allow_missing_option = click.option(
+    "--allow-missing", is_flag=True, help="Use the plain prompt for classes that --descriptions lack."
+)
 
 
-def open_dataset(config: Config, options: Mapping[str, Any]) -> ImageDataset:
-    """Read the list of the pictures that `dataset_options` name, and say how many they are."""
-    from crossalign.datasets import load_dataset
+@dataclass(frozen=True)
+class DatasetOptions:
+    """Which dataset is measured.
 
-    names: ClassNames = options["class_names"] or "ours"
-    dataset = load_dataset(config, options["data_path"], download=options["download"], names=names)
-    if dataset.passed_over:
-        click.echo(dataset.passed_over, err=True)
-    if options["limit"]:
-        dataset = dataset.limit(options["limit"])
-    click.echo(f"{dataset.name}: {len(dataset.paths)} pictures, {len(dataset.class_names)} classes", err=True)
-    return dataset
-
-
-def dataset_config(dataset: str | None, measured_as: str | None) -> Config:
-    """Load the config that --dataset and --config name.
-
-    Raises:
-        InputError: neither was given, or one is unknown.
+    Attributes:
+        dataset_name: value of --dataset.
+        data_path: value of --data-path.
+        config_name: value of --config.
+        encoder: value of --encoder.
+        limit: value of --limit.
+        class_names: value of --class-names.
+        download: value of --download.
     """
-    from crossalign.datasets.configs import load_config
 
-    if dataset is None and measured_as is None:
-        raise InputError("no dataset given; name one with --dataset (see `crossalign datasets`)")
-    return load_config(str(measured_as)) if dataset is None else load_config(dataset, measured_as)
+    dataset_name: str | None
+    data_path: str | None
+    config_name: str | None
+    encoder: str | None
+    limit: int | None
+    class_names: ClassNames | None
+    download: bool
+
+    def config(self) -> Config:
+        """Load the config that --dataset and --config name, with the encoder of --encoder.
+
+        Raises:
+            InputError: neither was given, or one is unknown.
+        """
+        from crossalign.datasets.configs import load_config
+
+        if self.dataset_name is not None:
+            config = load_config(self.dataset_name, self.config_name)
+        elif self.config_name is not None:
+            config = load_config(self.config_name)
+        else:
+            raise InputError("no dataset given; name one with --dataset (see `crossalign datasets`)")
+        return config if self.encoder is None else replace(config, encoder=self.encoder)
+
+    def open(self, config: Config, default_names: ClassNames = "ours") -> ImageDataset:
+        """List the images of the dataset, and print how many there are.
+
+        Args:
+            config: the dataset's config.
+            default_names: class names without --class-names.
+        """
+        from crossalign.datasets import load_dataset
+
+        names = self.class_names or default_names
+        dataset = load_dataset(config, self.data_path, download=self.download, names=names)
+        if dataset.passed_over:
+            click.echo(dataset.passed_over, err=True)
+        if self.limit:
+            dataset = dataset.limit(self.limit)
+        click.echo(f"{dataset.name}: {len(dataset.paths)} images, {len(dataset.class_names)} classes", err=True)
+        return dataset
+
+
+dataset_options = common.option_group(
+    "dataset_options",
+    DatasetOptions,
+    click.option("--dataset", "--dataset_name", "dataset_name", help="Name of the dataset; see `crossalign datasets`."),
+    click.option("--data-path", "--data_path", type=click.Path(), help="Folder of the dataset [default: from the config]."),
+    click.option(
+        "--config",
+        "config_name",
+        help="YAML file, or name of a bundled config, with class names, prompts and settings "
+        "[default: the config of the dataset].",
+    ),
+    click.option("--encoder", help="See `crossalign encoders` [default: from the config]."),
+    click.option("--limit", type=click.IntRange(1), help="Use only so many images, spread evenly over the dataset."),
+    class_names_option("ours; published with `evaluate --protocol released`"),
+    click.option("--download", is_flag=True, help="Download the dataset first, if torchvision can."),
+)
+"""Gives the command a `DatasetOptions` as its argument `dataset_options`."""
 
 
 def read_crop_scale(text: str, config: Config) -> tuple[float, float]:
@@ -87,26 +141,33 @@ def read_crop_scale(text: str, config: Config) -> tuple[float, float]:
 
 
 def read_descriptions(config: Config, files: Sequence[str], style: Style | None = None) -> list[Descriptions]:
-    """Load the given files, or else those that ship with the package, if the dataset has any."""
+    """Load the given files; without files, the dataset's descriptions in this package, if it has any."""
     from crossalign.text.descriptions import bundled_descriptions, bundled_names, load_descriptions
 
     if files:
         return [load_descriptions(file, style) for file in files]
     if style:
-        raise InputError("--description-style says what the texts of --descriptions are; give these, or leave it out")
+        raise InputError("--description-style needs --descriptions; add a file, or omit --description-style")
     return [bundled_descriptions(config.descriptions)] if config.descriptions in bundled_names() else []
 
 
-def styled_descriptions(given: str | None, style: Style | None) -> str | Descriptions | None:
-    """Give what a classifier takes as descriptions: the file or bundled name as given, or the file read in a style.
+def styled_descriptions(name: str | None, style: Style | None) -> str | Descriptions | None:
+    """Return descriptions as a classifier takes them.
+
+    Args:
+        name: file, or name of bundled descriptions.
+        style: style of the file's texts; None leaves the choice to the classifier.
+
+    Returns:
+        `name` without a style, otherwise the loaded file.
 
     Raises:
-        InputError: there is no file that a style could be of, or it cannot be read.
+        InputError: a style without a file, or the file cannot be read.
     """
     from crossalign.text.descriptions import bundled_names, load_descriptions
 
     if style is None:
-        return given
-    if given is None or (given in bundled_names() and not Path(given).exists()):
-        raise InputError("--description-style says what the texts of a --descriptions file are; give one, or leave it out")
-    return load_descriptions(given, style)
+        return name
+    if name is None or (name in bundled_names() and not Path(name).exists()):
+        raise InputError("--description-style needs a file in --descriptions; add it, or omit --description-style")
+    return load_descriptions(name, style)

@@ -12,6 +12,7 @@ import click
 from crossalign.cli import _cluster as clusters
 from crossalign.cli import _common as common
 from crossalign.cli import _measuring as measuring
+from crossalign.cli._help import GroupedCommand
 from crossalign.errors import InputError
 from crossalign.images.finding import is_packed
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from crossalign.reports.html import ReportedImage
 
 
-@click.command()
+@click.command(cls=GroupedCommand)
 @click.argument("paths", nargs=-1, required=True)
 @click.option("--labels", help='Class names, comma separated: "cat,dog,cup of coffee".')
 @click.option("--labels-file", type=click.Path(), help="Class names, one a line.")
@@ -55,8 +56,7 @@ if TYPE_CHECKING:
 @common.form_option
 @common.seed_option
 @common.workers_option
-@common.device_option
-@common.runtime_options
+@common.encoder_options
 @clusters.executor_options
 @click.pass_context
 def command(
@@ -70,6 +70,8 @@ def command(
     as_csv: bool,
     output: str | None,
     report: str | None,
+    encoder_options: common.EncoderOptions,
+    cluster: clusters.ClusterOptions,
     **settings: Any,
 ) -> None:
     """Label pictures: files, folders, patterns, or - for a list on standard input.
@@ -103,17 +105,18 @@ def command(
         elif settings["views"] != "adaptive":
             raise click.UsageError(f"--{option.replace('_', '-')} belongs to --views adaptive; add that or leave it out")
     settings["descriptions"] = measuring.styled_descriptions(settings["descriptions"], settings.pop("description_style"))
-    clusters.check_executor(settings)
-    where = clusters.taken(settings)
+    cluster.check()
     names = common.read_labels(labels, labels_file)
-    if where["executor"] == "ray":
+    if cluster.ray:
         if output is None or not output.lower().partition("?")[0].endswith(".parquet"):
             raise InputError(
                 f"output is {output!r}, but a cluster writes a folder of Parquet files; give --output F.parquet"
             )
-        total, failed = _label_on_cluster(names, paths, output, top_k, where, settings)
+        total, failed = _label_on_cluster(names, paths, output, top_k, cluster, encoder_options, settings)
     else:
-        total, failed = _label_here(names, paths, output, report, _printer(as_json, as_csv), top_k, settings)
+        total, failed = _label_here(
+            names, paths, output, report, _printer(as_json, as_csv), top_k, encoder_options, settings
+        )
     if output is not None:
         click.echo(f"labels: {output}", err=True)
     if failed:
@@ -128,6 +131,7 @@ def _label_here(
     report: str | None,
     show: Callable[[Iterable[Classification]], None],
     top_k: int,
+    encoder_options: common.EncoderOptions,
     settings: dict[str, Any],
 ) -> tuple[int, int]:
     """Label pictures in this process; give how many there are, and how many could not be read."""
@@ -143,7 +147,7 @@ def _label_here(
     from crossalign.cli._labelling import check_labels_file, label_into
 
     file = None if output is None else check_labels_file(output)
-    encoder = common.load_encoder(settings.pop("encoder"), common.taken(settings))
+    encoder = common.load_encoder(settings.pop("encoder"), encoder_options)
     classify = Classifier(names, encoder=encoder, **settings, **common.for_many_labels(names))
     if page is not None:
         from crossalign.explanation import check_explainable
@@ -163,7 +167,8 @@ def _label_on_cluster(
     paths: Sequence[str],
     output: str,
     top_k: int,
-    where: dict[str, Any],
+    cluster: clusters.ClusterOptions,
+    encoder_options: common.EncoderOptions,
     settings: dict[str, Any],
 ) -> tuple[int, int]:
     """Label pictures on a Ray cluster; give how many there are, and how many could not be read."""
@@ -172,11 +177,10 @@ def _label_on_cluster(
 
     # What is no list, pattern or folder of this machine's may be an address that only workers reach.
     files = [file for path in paths for file in (common.find_images([path]) if _is_many(path) else [path])]
-    options = {**where, **common.taken(settings), "num_workers": settings["num_workers"]}
-    encoder = common.load_encoder(settings.pop("encoder"), clusters.for_driver(options))
+    encoder = common.load_encoder(settings.pop("encoder"), cluster.for_driver(encoder_options))
     classify = Classifier(names, encoder=encoder, **settings, **common.for_many_labels(names))
-    with clusters.joined(options, encoder) as cluster:
-        return label_images(cluster, classify, files, output, top_k, common.progress_bar)
+    with clusters.joined(cluster, encoder, encoder_options, settings["num_workers"]) as workers:
+        return label_images(workers, classify, files, output, top_k, common.progress_bar)
 
 
 def _is_many(path: str) -> bool:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import click
 from tabulate import tabulate
 
+from crossalign.cli._help import GroupedCommand
 
-@click.command()
+
+@click.command(cls=GroupedCommand)
 def command() -> None:
-    """List the datasets that --dataset accepts, with their default folder and where they are published.
+    """List the datasets that --dataset accepts.
 
-    If other packages add datasets, a column shows the package; see docs/extending.md.
+    The columns show the default folder, the crop scale, and where the dataset is published. If other packages add datasets,
+    a column shows the package; see docs/extending.md.
 
     \b
     Example:

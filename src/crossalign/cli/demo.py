@@ -7,6 +7,7 @@ import time
 import click
 
 from crossalign.cli import _common as common
+from crossalign.cli._help import GroupedCommand
 
 PHOTOS = {
     "chelsea.png": "cat",
@@ -22,12 +23,13 @@ PHOTOS = {
 """Photos in scikit-image that show one thing with a name, and its name."""
 
 
-@click.command()
+@click.command(cls=GroupedCommand)
 @common.device_option
 def command(device: str) -> None:
-    """Label photos that ship with scikit-image with WCA, then measure the accuracy of all methods on them.
+    """Label example photos with WCA, then measure all methods on them.
 
-    Takes about a minute and downloads nothing: encoder, photos and descriptions are in installed packages.
+    The command takes about a minute and downloads nothing: the encoder, the photos (of scikit-image) and the descriptions
+    are in installed packages.
 
     \b
     Example:

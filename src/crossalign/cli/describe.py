@@ -1,32 +1,62 @@
-"""`crossalign describe`: descriptions of any classes, written by an LLM or taken from a published file."""
+"""`crossalign describe`: descriptions of any classes, written by an LLM or imported from a published file."""
 
 from __future__ import annotations
 
 import asyncio
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import click
 
 from crossalign.cli import _common as common
 from crossalign.cli import _measuring as measuring
+from crossalign.cli._help import GroupedCommand
 from crossalign.errors import InputError
 from crossalign.text.labels import check_labels
 
 if TYPE_CHECKING:
+    from crossalign.datasets import ClassNames
     from crossalign.text.descriptions.answers import AnswerFile
     from crossalign.text.descriptions.importing import FileStyle
     from crossalign.text.descriptions.llm import Server
     from crossalign.text.descriptions.questions import Order
 
 NEAR = 5
-"""Near classes that are shown with a class under --contrast."""
+"""Number of similar classes that the LLM is shown under --contrast."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """The values of the command's options."""
+
+    dataset: str | None
+    labels: str | None
+    labels_file: str | None
+    class_names: ClassNames | None
+    source: str | None
+    domain: str | None
+    style: Literal["descriptors", "sentences"] | None
+    per_class: int
+    contrast: bool
+    encoder: str
+    base_url: str | None
+    model: str | None
+    api_key_env: str | None
+    concurrency: int
+    dry_run: bool
+    output: str | None
+
+    @property
+    def names_classes(self) -> bool:
+        """Whether an option names the classes."""
+        return any(value is not None for value in (self.dataset, self.labels, self.labels_file))
 
 
 class Classes(NamedTuple):
-    """The classes to be described, with their other names, their kind and the dataset's name, if they have such."""
+    """The classes to describe, with their other names, their kind and the name of the dataset, if they have these."""
 
     names: tuple[str, ...] = ()
     aliases: tuple[tuple[str, ...], ...] = ()
@@ -34,37 +64,44 @@ class Classes(NamedTuple):
     dataset: str = ""
 
 
-@click.command()
-@click.option("--dataset", help="Its classes; see `crossalign datasets`.")
+@click.command(cls=GroupedCommand)
+@click.option("--dataset", help="Describe the classes of this dataset; see `crossalign datasets`.")
 @click.option("--labels", help='Class names, comma separated: "cat,dog,cup of coffee".')
-@click.option("--labels-file", type=click.Path(), help="Class names, one a line.")
-@click.option("--from", "source", type=click.Path(), help="Import {class: [text]} from a JSON file or folder; asks no LLM.")
-@click.option("--output", type=click.Path(), help="The descriptions file to write.")
+@click.option("--labels-file", type=click.Path(), help="Class names, one per line.")
+@measuring.class_names_option("ours")
 @click.option(
-    "--base-url", envvar="OPENAI_BASE_URL", show_envvar=True, help="Of the server, with /v1 [default: OpenAI's own]."
+    "--from", "source", type=click.Path(), help="Import {class: [text]} from this JSON file or folder, without an LLM."
 )
-@click.option("--model", help="The LLM's name at the server.")
+@click.option("--model", help="Name of the LLM at the server.")
+@click.option(
+    "--base-url", envvar="OPENAI_BASE_URL", show_envvar=True, help="URL of the server, with /v1 [default: OpenAI's]."
+)
 @click.option("--api-key-env", help="Environment variable that holds the key [default: OPENAI_API_KEY].")
-@click.option("--per-class", default=10, show_default=True, type=click.IntRange(1, 100), help="Texts per class.")
-@click.option("--domain", help='What kind of thing all classes are, "types of pet" [default: the dataset\'s].')
-@measuring.class_names_option
 @click.option(
     "--style",
     "--description-style",
     type=click.Choice(["descriptors", "sentences"]),
-    help="Fragments that complete 'which has ...', or sentences that name the class [default: descriptors, or as imported].",
+    help="descriptors: fragments that complete 'which has ...'. sentences: sentences that name the class "
+    "[default: descriptors; with --from, as in the file].",
 )
-@click.option("--contrast", is_flag=True, help="Show the LLM the most similar class names, to name what differs.")
-@click.option("--encoder", default="builtin", show_default=True, help="Tells how similar names are, for --contrast.")
-@click.option("--concurrency", default=4, show_default=True, type=click.IntRange(1, 256), help="Classes asked at a time.")
-@click.option("--dry-run", is_flag=True, help="Print the prompts and an estimate of tokens; asks no LLM.")
+@click.option("--per-class", default=10, show_default=True, type=click.IntRange(1, 100), help="Number of texts per class.")
+@click.option("--domain", help='Kind of thing that all classes are, such as "types of pet" [default: the dataset\'s].')
+@click.option("--contrast", is_flag=True, help="Show the LLM the most similar class names, so that it names differences.")
+@click.option(
+    "--encoder", default="builtin", show_default=True, help="With --contrast: the encoder that compares the names."
+)
+@click.option(
+    "--concurrency", default=4, show_default=True, type=click.IntRange(1, 256), help="Number of requests at a time."
+)
+@click.option("--output", type=click.Path(), help="The descriptions file to write.")
+@click.option("--dry-run", is_flag=True, help="Print the prompts and an estimate of the tokens, without an LLM.")
 @click.pass_context
-def command(ctx: click.Context, /, **options: Any) -> None:
-    """Have an LLM describe what classes look like, or import such descriptions.
+def command(ctx: click.Context, /, **values: Any) -> None:
+    """Let an LLM describe what classes look like, or import such descriptions.
 
-    Any server of OpenAI's chat completions will do: OpenAI, Ollama, vLLM, llama.cpp, LM Studio. Each class is saved as it
-    arrives; the same command again asks only for what is missing. The key comes from the environment and is never shown or
-    stored. The exit code is 1 if some classes failed, and 0 if all are described.
+    Any server with OpenAI's chat completions works: OpenAI, Ollama, vLLM, llama.cpp, LM Studio. Each class is saved as it
+    arrives, and the same command again asks only for the missing classes. The key is read from the environment; it is never
+    shown or stored. Exit code: 0 if all classes are described, 1 if some failed.
 
     \b
     Examples:
@@ -73,68 +110,69 @@ def command(ctx: click.Context, /, **options: Any) -> None:
       crossalign describe --dataset oxford_pet --model gpt-4.1-mini --contrast --output pets.json
       crossalign describe --dataset oxford_pet --from cupl.json --output pets.json
     """
-    if options["output"] is None and not options["dry_run"]:
+    options = Options(**values)
+    if options.output is None and not options.dry_run:
         raise InputError("no output file given; name one with --output FILE.json")
-    file = common.check_output(options["output"]) if options["output"] else Path()
-    run = _ask if options["source"] is None else _import
-    if not run(options, file):
+    file = common.check_output(options.output) if options.output else Path()
+    complete = _ask(options, file) if options.source is None else _import(options, options.source, file)
+    if not complete:
         ctx.exit(1)
 
 
-def _import(options: Mapping[str, Any], file: Path) -> bool:
-    """Write our file of a published one; False if a wanted class is missing."""
+def _import(options: Options, source: str, file: Path) -> bool:
+    """Write a descriptions file from a published one; False if a wanted class is missing."""
     from crossalign.text.descriptions.importing import import_descriptions, import_report, imported_content
 
     for option in ("model", "contrast", "dry_run", "domain", "api_key_env"):
-        if options[option]:
-            raise InputError(f"--{option.replace('_', '-')} goes with asking an LLM, not with --from; leave one out")
+        if getattr(options, option):
+            flag = f"--{option.replace('_', '-')}"
+            raise InputError(f"{flag} is for asking an LLM, and --from asks none; omit one of them")
     if file.exists():
-        raise InputError(f"output {str(file)!r} is there already; remove it or name another")
-    chosen = [options[option] for option in ("dataset", "labels", "labels_file")]
-    wanted = _classes(options) if any(option is not None for option in chosen) else Classes()
-    style: FileStyle | None = "fragments" if options["style"] == "descriptors" else options["style"]
-    imported = import_descriptions(Path(options["source"]), wanted.names, wanted.aliases, style)
+        raise InputError(f"output {str(file)!r} already exists; remove it or name another")
+    wanted = _classes(options) if options.names_classes else Classes()
+    style: FileStyle | None = "fragments" if options.style == "descriptors" else options.style
+    imported = import_descriptions(Path(source), wanted.names, wanted.aliases, style)
     for line in import_report(imported):
         click.echo(line, err=True)
     if not imported.classes:
-        raise InputError(f"{options['source']!r} describes none of the wanted classes; check --dataset or --labels")
+        raise InputError(f"{source!r} describes none of the wanted classes; check --dataset or --labels")
 
     from crossalign.store.files import write_atomically
     from crossalign.text.descriptions.answers import to_text
 
-    write_atomically(file, to_text(imported_content(imported, Path(options["source"]).name)).encode())
+    write_atomically(file, to_text(imported_content(imported, Path(source).name)).encode())
     click.echo(f"{file}: {len(imported.classes)} classes described, {len(imported.missing)} missing; {imported.style}")
     return not imported.missing
 
 
-def _ask(options: Mapping[str, Any], file: Path) -> bool:
-    """Have the classes described; False if one failed."""
+def _ask(options: Options, file: Path) -> bool:
+    """Let the LLM describe the classes; False if one failed."""
     from crossalign.text.descriptions.questions import Order
 
     wanted = _classes(options)
-    domain = wanted.domain if options["domain"] is None else options["domain"]
-    order = Order(options["style"] or "descriptors", options["per_class"], domain)
-    server = None if options["dry_run"] else _server(options)
+    domain = wanted.domain if options.domain is None else options.domain
+    order = Order(options.style or "descriptors", options.per_class, domain)
+    server = None if options.dry_run else _server(options)
     answers = None if server is None else _answers(file, options, server, order, wanted.dataset)
-    near = _near(wanted.names, options["encoder"]) if options["contrast"] else {}
+    near = _near(wanted.names, options.encoder) if options.contrast else {}
     questions = {name: order.question(name, near.get(name, ())) for name in wanted.names}
     if server is None or answers is None:
         _show(order, list(questions.values()))
         return True
     lacking = answers.lacking(wanted.names, near)
-    failures = _fill(answers, {name: questions[name] for name in lacking}, near, server, order, options["concurrency"])
+    failures = _fill(answers, {name: questions[name] for name in lacking}, near, server, order, options.concurrency)
     if answers.classes and (lacking or not answers.finished):
         answers.finish(wanted.names, failures)
     for name, reason in failures.items():
         click.echo(f"{name}: {reason}", err=True)
     click.echo(f"{file}: {len(wanted.names) - len(failures)} of {len(wanted.names)} classes described")
     if failures:
-        click.echo(f"{len(failures)} classes failed; the same command again asks about them", err=True)
+        click.echo(f"{len(failures)} classes failed; run the same command again to ask for them", err=True)
     return not failures
 
 
-def _answers(file: Path, options: Mapping[str, Any], server: Server, order: Order, dataset: str) -> AnswerFile:
-    """Begin the file, or take it up where an earlier run left it."""
+def _answers(file: Path, options: Options, server: Server, order: Order, dataset: str) -> AnswerFile:
+    """Open the answers of an earlier run with the same settings, or begin."""
     from crossalign import __version__
     from crossalign.text.descriptions.answers import AnswerFile
 
@@ -144,9 +182,9 @@ def _answers(file: Path, options: Mapping[str, Any], server: Server, order: Orde
         "server": server.address,
         "per_class": order.count,
         "domain": order.domain,
-        "contrast": options["encoder"] if options["contrast"] else None,
+        "contrast": options.encoder if options.contrast else None,
         "instruction": order.instruction,
-        "prompt": order.question("{class}", ["{near classes}"] if options["contrast"] else []),
+        "prompt": order.question("{class}", ["{near classes}"] if options.contrast else []),
     }
     author = {"author": f"written by {server.model} for crossalign {__version__}"}
     return AnswerFile(file, settings, ({"dataset": dataset} if dataset else {}) | author)
@@ -160,7 +198,7 @@ def _fill(
     order: Order,
     concurrency: int,
 ) -> dict[str, str]:
-    """Ask the questions and save what comes; for each class that failed, why."""
+    """Ask the questions and save the answers; return the reason for each class that failed."""
     from crossalign.text.descriptions.llm import Answer, describe
 
     if not questions:
@@ -184,8 +222,8 @@ def _fill(
     return {name: failures[name] for name in questions if name in failures}
 
 
-def _classes(options: Mapping[str, Any]) -> Classes:
-    dataset, labels, labels_file = options["dataset"], options["labels"], options["labels_file"]
+def _classes(options: Options) -> Classes:
+    dataset, labels, labels_file = options.dataset, options.labels, options.labels_file
     if sum(given is not None for given in (dataset, labels, labels_file)) != 1:
         raise InputError("give the classes either as --dataset NAME, as --labels or as --labels-file FILE")
     if dataset is None:
@@ -198,27 +236,27 @@ def _classes(options: Mapping[str, Any]) -> Classes:
     if not config.classes:
         raise InputError(f"dataset {dataset!r} has no class list of its own; give --labels or --labels-file instead")
     classes = classes_of(config)
-    if options["class_names"] != "published":
+    if options.class_names != "published":
         return Classes(classes.names, classes.aliases, config.domain, config.name)
-    rows = {name: row for row, name in reversed(list(enumerate(classes.published)))}  # Classes with one name are one.
-    named = classes.take(sorted(rows.values()))
-    return Classes(named.published, named.aliases, config.domain, config.name)
+    rows = {name: row for row, name in reversed(list(enumerate(classes.published)))}  # The first of classes with one name.
+    published = classes.take(sorted(rows.values()))
+    return Classes(published.published, published.aliases, config.domain, config.name)
 
 
-def _server(options: Mapping[str, Any]) -> Server:
+def _server(options: Options) -> Server:
     from crossalign.text.descriptions.llm import NO_KEY, OPENAI_URL, Server
 
-    if not options["model"]:
-        raise InputError("no model given; name one that the server has with --model")
-    variable = options["api_key_env"] or "OPENAI_API_KEY"
+    if not options.model:
+        raise InputError("no model given; name a model of the server with --model")
+    variable = options.api_key_env or "OPENAI_API_KEY"
     key = os.environ.get(variable, "").strip()
-    if not key and (options["api_key_env"] or not options["base_url"]):
+    if not key and (options.api_key_env or not options.base_url):
         raise InputError(f"the environment variable {variable} holds no API key; set it, or give a local --base-url")
-    return Server(options["model"], options["base_url"] or OPENAI_URL, key or NO_KEY)
+    return Server(options.model, options.base_url or OPENAI_URL, key or NO_KEY)
 
 
 def _near(names: Sequence[str], encoder: str) -> dict[str, list[str]]:
-    """Find for each class those whose names mean the most similar, by the cosine of their text features (C, D)."""
+    """List for each class those with the most similar names, by the cosine of their text features (C, D)."""
     from crossalign.encoders import load_encoder
 
     features = load_encoder(encoder).encode_texts(names)
@@ -231,7 +269,6 @@ def _show(order: Order, questions: Sequence[str]) -> None:
     sent, received = order.tokens(questions)
     click.echo("\n\n".join([order.instruction, *questions]))
     click.echo(
-        f"\n{len(questions)} requests, about {sent} tokens sent and {received} received; "
-        "answers that are asked for again come on top",
+        f"\n{len(questions)} requests, about {sent} tokens sent and {received} received; repeated requests add to this",
         err=True,
     )

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from crossalign.cli._common import device_option, load_encoder, runtime_options
+from crossalign.cli._common import EncoderOptions, encoder_options, load_encoder
+from crossalign.cli._help import GroupedCommand
 from crossalign.errors import InputError
 
 if TYPE_CHECKING:
     from crossalign.encoders import Encoder
 
 
-@click.command()
+@click.command(cls=GroupedCommand)
 @click.argument("name", metavar="[PATTERN|SPEC]", default="")
-@device_option
-@runtime_options
+@encoder_options
 @click.option(
     "--time", "timed", is_flag=True, help="Time all runtimes for SPEC here, and let auto take the fastest from now on."
 )
-def command(name: str, timed: bool, **settings: Any) -> None:
+def command(name: str, timed: bool, encoder_options: EncoderOptions) -> None:
     """List the encoders that --encoder takes, or say what one of them computes.
 
     PATTERN narrows open_clip's long list. A SPEC, which is "builtin" or has a colon, is loaded and described: activation,
@@ -36,7 +36,7 @@ def command(name: str, timed: bool, **settings: Any) -> None:
       crossalign encoders builtin --time
     """
     if name == "builtin" or ":" in name:
-        encoder = load_encoder(name, settings)
+        encoder = load_encoder(name, encoder_options)
         _describe(encoder)
         if timed:
             _time(encoder)

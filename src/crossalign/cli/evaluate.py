@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -12,63 +12,107 @@ import click
 from crossalign.cli import _cluster as clusters
 from crossalign.cli import _common as common
 from crossalign.cli import _measuring as measuring
+from crossalign.cli._help import GroupedCommand
 from crossalign.errors import InputError
 
 if TYPE_CHECKING:
     from crossalign.datasets.configs import Config
+    from crossalign.evaluation.protocols import Protocol
+    from crossalign.methods.alignment import Form
     from crossalign.methods.registry import Method
-    from crossalign.text.descriptions import Descriptions
+    from crossalign.text.descriptions import Descriptions, Style
 
 
 EVEN = ("photo", "templates", "many-templates", "first-sentences", "waffle")
-"""Prompts of which each class has the same number."""
+"""Sources of prompts that give each class the same number of prompts."""
 
 
-@click.command()
+@dataclass(frozen=True)
+class Options:
+    """The values of the command's options."""
+
+    dataset_options: measuring.DatasetOptions
+    encoder_options: common.EncoderOptions
+    cluster: clusters.ClusterOptions
+    methods: str | None
+    protocol: Protocol
+    views: int | None
+    budget: str | None
+    prompts: str | None
+    runs: int | None
+    fresh_seeds: int
+    calibration: bool
+    transductive: bool
+    crop_scale: str | None
+    descriptions: tuple[str, ...]
+    description_style: Style | None
+    allow_missing: bool
+    output: str | None
+    report: str | None
+    form: Form
+    seed: int
+    num_workers: int
+    store: str | None
+
+
+@click.command(cls=GroupedCommand)
 @measuring.dataset_options
-@click.option("--methods", help="Comma separated, or all; see `crossalign methods` [default: all that can run].")
+@click.option("--descriptions", multiple=True, type=click.Path(), help="JSON {class: [text]}; may be repeated.")
+@measuring.description_style_option
+@measuring.allow_missing_option
+@click.option(
+    "--methods",
+    help="Comma separated, or all; see `crossalign methods` [default: all that can run with the given descriptions].",
+)
 @click.option(
     "--protocol",
     type=click.Choice(["shared", "released"]),
     default="shared",
     show_default=True,
-    help="shared: all methods see the same views and texts; released: each sees those of its authors' program.",
+    help="shared: all methods see the same views and texts. released: each method sees the views and texts of its authors' "
+    "program.",
 )
-@click.option("--views", type=click.IntRange(1), help="Local views a picture [default: the config's].")
-@click.option("--budget", help="VIEWSxSENTENCES, such as 16x10: so many views, and at most so many prompts a class.")
+@click.option("--views", type=click.IntRange(1), help="Local views per image [default: from the config].")
+@measuring.crop_scale_option
+@click.option(
+    "--budget",
+    metavar="VIEWSxPROMPTS",
+    help="Local views per image, and the most prompts per class, such as 16x10; replaces --views.",
+)
 @click.option("--prompts", help="Give all methods these prompts: sentences, photo, shuffled, ...; see docs/ablate.md.")
-@click.option("--runs", type=click.IntRange(1), help="How often wca re-draws its views [default: the config's].")
+@common.form_option
+@common.seed_option
+@click.option(
+    "--runs",
+    type=click.IntRange(1),
+    help="Resampled runs of wca: each samples cached views again [default: from the config].",
+)
 @click.option(
     "--fresh-seeds",
     type=click.IntRange(1),
     default=1,
     show_default=True,
-    help="Cut the views anew with so many seeds, and tell the noise of crops.",
+    help="Crop new views with so many seeds, and report how accuracy varies with them.",
 )
-@click.option("--calibration", is_flag=True, help="Measure the probabilities: calibration error and fitted temperature.")
+@click.option(
+    "--calibration", is_flag=True, help="Report the calibration error of the probabilities, and the fitted temperature."
+)
 @click.option(
     "--transductive",
     is_flag=True,
-    help="Also run the methods that judge all images together (transclip, stata, carprt), in a table of their own.",
+    help="Also run the methods that classify all images together (transclip, stata, carprt), in a table of their own.",
 )
-@click.option("--crop-scale", help="released (0.1,0.9), written (0.5,0.9; Places365 0.7,0.9) or LOW,HIGH.")
-@click.option("--descriptions", multiple=True, type=click.Path(), help="JSON {class: [text]}; may be repeated.")
-@measuring.description_style_option
-@click.option("--allow-missing", is_flag=True, help="The prompt stands for a class that --descriptions lack.")
-@click.option("--output", type=click.Path(), help="Write the results there as JSON.")
-@click.option("--report", type=click.Path(), help="Write an HTML page of accuracies by method and class there.")
-@common.form_option
-@common.seed_option
+@click.option("--output", type=click.Path(), help="Write the results to this JSON file.")
+@click.option("--report", type=click.Path(), help="Write an HTML page with accuracies by method and class.")
+@common.encoder_options
 @common.workers_option
-@common.device_option
-@common.runtime_options
 @clusters.executor_options
 @common.store_option
-def command(**options: Any) -> None:
-    """Measure methods on a dataset and print a table.
+def command(**values: Any) -> None:
+    """Measure the accuracy of methods on a dataset, and print a table.
 
-    Pictures are encoded once and kept, so a second call with other methods or scales takes seconds; a stopped call goes on
-    where it was.
+    Features of images are cached. A second call with other methods or scales takes seconds, and a call that was stopped
+    resumes.
 
     \b
     Examples:
@@ -80,12 +124,12 @@ def command(**options: Any) -> None:
       crossalign evaluate --dataset folder --data-path pets --config oxford_pet     # pets' names, templates, descriptions
       crossalign evaluate --dataset imagenet --executor ray --ray-address auto --store /shared/store
     """
-    clusters.check_executor(options)
+    options = Options(**values)
+    options.cluster.check()
     _check_released(options)
-    options["class_names"] = options["class_names"] or ("published" if options["protocol"] == "released" else "ours")
-    config, budget = _config(options)
-    file, page = (common.check_output(options[key]) if options[key] else None for key in ("output", "report"))
-    descriptions = measuring.read_descriptions(config, options["descriptions"], options["description_style"])
+    config, most_prompts = _config(options)
+    file, page = (common.check_output(path) if path else None for path in (options.output, options.report))
+    descriptions = measuring.read_descriptions(config, options.descriptions, options.description_style)
     methods, transductive = _methods(options, descriptions)
 
     from crossalign.evaluation.evaluate import evaluate
@@ -94,95 +138,94 @@ def command(**options: Any) -> None:
     from crossalign.store.shards import Store
 
     start = time.perf_counter()
-    dataset = measuring.open_dataset(config, options)
-    encoder = common.load_encoder(config.encoder, clusters.for_driver(options))
+    dataset = options.dataset_options.open(config, "published" if options.protocol == "released" else "ours")
+    encoder = common.load_encoder(config.encoder, options.cluster.for_driver(options.encoder_options))
     loading = round(time.perf_counter() - start, 3)
-    with clusters.executor(options, encoder) as executor:
-        done = evaluate(
+    with clusters.executor(options.cluster, encoder, options.encoder_options, options.num_workers) as executor:
+        evaluation = evaluate(
             dataset,
             encoder,
             config,
             methods,
             descriptions=descriptions,
-            protocol=options["protocol"],
-            store=Store(options["store"]),
-            seed=options["seed"],
-            form=options["form"],
-            allow_missing=options["allow_missing"],
-            fresh_seeds=options["fresh_seeds"],
-            calibration=options["calibration"],
-            budget=budget,
+            protocol=options.protocol,
+            store=Store(options.store),
+            seed=options.seed,
+            form=options.form,
+            allow_missing=options.allow_missing,
+            fresh_seeds=options.fresh_seeds,
+            calibration=options.calibration,
+            budget=most_prompts,
             transductive=transductive,
-            num_workers=options["num_workers"],
+            num_workers=options.num_workers,
             executor=executor,
             progress=common.progress_bar,
         )
-    done.timing = {"loading": loading} | done.timing
-    content = done.to_dict()
+    evaluation.timing = {"loading": loading} | evaluation.timing
+    content = evaluation.to_dict()
     if file:
         write_atomically(file, (common.to_json(content) + "\n").encode())
     if page:
         from crossalign.reports.html import methods_report
 
-        write_atomically(page, methods_report(done).encode())
+        write_atomically(page, methods_report(evaluation).encode())
     click.echo(results_table([content]))
     for sentence in sentences(content):
         click.echo(f"\n{sentence}")
-    if together := transductive_table([content]):
-        click.echo(f"\n{together}")
-    stages = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in done.timing.items())
-    click.echo(f"{stages}; {done.encoded} images encoded now, {done.cached} cached before", err=True)
+    if table := transductive_table([content]):
+        click.echo(f"\n{table}")
+    stages = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in evaluation.timing.items())
+    click.echo(f"{stages}; {evaluation.encoded} images encoded now, {evaluation.cached} cached before", err=True)
 
 
-def _config(options: dict[str, Any]) -> tuple[Config, int | None]:
-    """Load the config, put what was given on the command line over it, and take the budget of sentences out of --budget."""
-    config = measuring.dataset_config(options["dataset_name"], options["config_name"])
-    views, sentences = options["views"], None
-    if options["budget"] is not None:
+def _config(options: Options) -> tuple[Config, int | None]:
+    """Load the config, replace what the command line gives, and return it with the most prompts per class."""
+    config = options.dataset_options.config()
+    views, most_prompts = options.views, None
+    if options.budget is not None:
         if views is not None:
-            raise InputError(f"--budget {options['budget']} and --views {views} both say how many views; leave one out")
-        views, sentences = _budget(options["budget"])
-    changes: dict[str, Any] = {key: options[key] for key in ("encoder", "runs")}
-    changes |= {"views": views, "sampled_views": views}
-    if options["crop_scale"] is not None:
-        changes["crop_scale"] = measuring.read_crop_scale(options["crop_scale"], config)
-    return replace(config, **{key: value for key, value in changes.items() if value is not None}), sentences
+            raise InputError(f"--budget {options.budget} and --views {views} both set the number of views; omit one")
+        views, most_prompts = _budget(options.budget)
+    changes: dict[str, Any] = {"runs": options.runs, "views": views, "sampled_views": views}
+    if options.crop_scale is not None:
+        changes["crop_scale"] = measuring.read_crop_scale(options.crop_scale, config)
+    return replace(config, **{key: value for key, value in changes.items() if value is not None}), most_prompts
 
 
 def _budget(text: str) -> tuple[int, int]:
-    if not (found := re.fullmatch(r"([1-9]\d*)[xX]([1-9]\d*)", text.strip(), re.ASCII)):
-        raise InputError(f"--budget is {text!r}, but must be VIEWSxSENTENCES, both 1 or more, such as 16x10")
-    return int(found[1]), int(found[2])
+    if not (match := re.fullmatch(r"([1-9]\d*)[xX]([1-9]\d*)", text.strip(), re.ASCII)):
+        raise InputError(f"--budget is {text!r}, but must be VIEWSxPROMPTS, both at least 1, such as 16x10")
+    return int(match[1]), int(match[2])
 
 
-def _check_released(options: dict[str, Any]) -> None:
+def _check_released(options: Options) -> None:
     """Refuse to change under the protocol "released" what the authors' programs fix.
 
     Raises:
         InputError: names the option.
     """
-    if options["protocol"] != "released":
+    if options.protocol != "released":
         return
     fixed = ("views", "budget", "prompts", "runs", "crop_scale")
-    changed = [f"--{name.replace('_', '-')}" for name in fixed if options[name] is not None]
-    changed += ["--form paper"] if options["form"] == "paper" else []
+    changed = [f"--{name.replace('_', '-')}" for name in fixed if getattr(options, name) is not None]
+    changed += ["--form paper"] if options.form == "paper" else []
     if changed:
         raise InputError(
             f"{' and '.join(changed)} would change what the authors' programs do; leave it out, or use --protocol shared"
         )
 
 
-def _methods(options: dict[str, Any], descriptions: list[Descriptions]) -> tuple[list[Method], list[Method]]:
-    """Pick the methods that can run: those that judge each image on its own, and those that judge all together."""
+def _methods(options: Options, descriptions: list[Descriptions]) -> tuple[list[Method], list[Method]]:
+    """Choose the methods that can run: those that classify each image by itself, and the transductive ones."""
     from crossalign.methods.registry import METHODS, pick_methods, with_prompts
 
-    names, source = options["methods"], options["prompts"]
+    names, source = options.methods, options.prompts
     chosen = pick_methods([name.strip() for name in (names or "all").split(",")])
-    if options["transductive"]:
+    if options.transductive:
         chosen += [method for method in METHODS.values() if method.transductive and method not in chosen]
     if source is not None:
         chosen = [with_prompts(method, source) for method in chosen]
-    if options["protocol"] == "released":
+    if options.protocol == "released":
         chosen = [method.as_released() for method in chosen]
     elif names is None or "all" in names.split(","):
         chosen = [method for method in chosen if not method.own_views]
@@ -193,6 +236,6 @@ def _methods(options: dict[str, Any], descriptions: list[Descriptions]) -> tuple
     if lacking:
         click.echo(f"left out, since no --descriptions were given: {', '.join(lacking)}", err=True)
     if uneven:
-        click.echo(f"left out, since they take as many prompts for each class: {', '.join(uneven)}", err=True)
+        click.echo(f"left out, since they need the same number of prompts for each class: {', '.join(uneven)}", err=True)
     chosen = [method for method in chosen if method.name not in (*lacking, *uneven)]
     return [m for m in chosen if not m.transductive], [m for m in chosen if m.transductive]

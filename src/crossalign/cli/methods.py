@@ -5,8 +5,10 @@ from __future__ import annotations
 import click
 from tabulate import tabulate
 
+from crossalign.cli._help import GroupedCommand
 
-@click.command()
+
+@click.command(cls=GroupedCommand)
 def command() -> None:
     """List the methods that --method and --methods accept. M is the number of local views.
 

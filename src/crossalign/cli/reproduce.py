@@ -1,9 +1,10 @@
-"""`crossalign reproduce`: the paper's grid, published beside measured."""
+"""`crossalign reproduce`: the tables of the paper, published beside measured."""
 
 from __future__ import annotations
 
 import shlex
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,38 +12,66 @@ import click
 
 from crossalign.cli import _common as common
 from crossalign.cli import _measuring as measuring
+from crossalign.cli._help import GroupedCommand
 from crossalign.errors import InputError
 
 if TYPE_CHECKING:
+    from crossalign.datasets import ClassNames
     from crossalign.evaluation.reproduction.grid import GridCell
+    from crossalign.text.descriptions import Style
 
 
-@click.command()
+@dataclass(frozen=True)
+class Options:
+    """The values of the command's options."""
+
+    tables: str
+    datasets: str | None
+    encoders: tuple[str, ...]
+    methods: str | None
+    data_root: str
+    descriptions: tuple[str, ...]
+    description_style: Style | None
+    class_names: ClassNames | None
+    allow_missing: bool
+    output: str
+    limit: int | None
+    seed: int
+    num_workers: int
+    device: str
+    store: str | None
+
+
+@click.command(cls=GroupedCommand)
 @click.option("--tables", default="1,2", show_default=True, help="1 (six datasets), 2 (shifted ImageNets), or both.")
 @click.option("--datasets", help="Comma separated [default: all of the tables].")
-@click.option("--encoder", "encoders", multiple=True, help="May be repeated [default: each table's CLIP encoders].")
-@click.option("--methods", help="Comma separated, or all [default: each table's].")
-@click.option("--data-root", default="data", show_default=True, type=click.Path(), help="Holds a folder a dataset.")
+@click.option("--encoder", "encoders", multiple=True, help="May be repeated [default: the CLIP encoders of each table].")
+@click.option("--methods", help="Comma separated, or all [default: those of each table].")
+@click.option(
+    "--data-root", default="data", show_default=True, type=click.Path(), help="Folder that holds one folder per dataset."
+)
+@click.option("--limit", type=click.IntRange(1), help="Use only so many images per dataset, spread evenly over it.")
 @click.option(
     "--descriptions",
     multiple=True,
     type=click.Path(),
-    help="NAME.json {class: [text]}, or a folder of them, or of folders of them; may be repeated [default: bundled].",
+    help="NAME.json {class: [text]}, or a folder with such files or with folders of them; may be repeated "
+    "[default: bundled].",
 )
 @measuring.description_style_option
-@measuring.class_names_option
-@click.option("--allow-missing", is_flag=True, help="The prompt stands for a class that --descriptions lack.")
-@click.option("--output", default="reproduction", show_default=True, type=click.Path(), help="Folder of the results.")
-@click.option("--limit", type=click.IntRange(1), help="Only that many pictures a dataset, spread evenly over it.")
+@measuring.class_names_option("published")
+@measuring.allow_missing_option
 @common.seed_option
-@common.workers_option
+@click.option("--output", default="reproduction", show_default=True, type=click.Path(), help="Folder of the results.")
 @common.device_option
+@common.workers_option
 @common.store_option
-def command(**options: Any) -> None:
-    """Run the paper's grid on the datasets that are there; print published beside measured.
+def command(**values: Any) -> None:
+    """Measure the tables of the paper, and print published beside measured accuracies.
 
-    Writes reproduction.md, reproduction.tex and a results file a dataset and encoder into the output folder. A second call
-    reads the results files that were made in the same way, so a stopped one goes on where it was.
+    Datasets and encoders that are not found are left out, with a note. The output folder gets reproduction.md,
+    reproduction.tex, and one results file per dataset and encoder. A second call reads the results files that were made
+    with the same settings, so a call that was stopped resumes.
 
     \b
     Examples:
@@ -50,11 +79,12 @@ def command(**options: Any) -> None:
       crossalign reproduce --tables 1 --datasets dtd,oxford_pet --encoder open_clip:ViT-B-32/openai
       crossalign reproduce --datasets dtd --encoder builtin --limit 100 --output quick
 
-    Exit code: 0 if all that is there ran, 1 if some of it failed, 2 if nothing could run.
+    Exit code: 0 if everything that was found was measured, 1 if some of it failed, 2 if nothing could be measured.
     """
+    options = Options(**values)
     cells = _cells(options)
-    descriptions = tuple(Path(path) for path in options["descriptions"])
-    output = Path(options["output"])
+    descriptions = tuple(Path(path) for path in options.descriptions)
+    output = Path(options.output)
     if output.exists() and not output.is_dir():
         raise InputError(f"output {str(output)!r} is a file; name a folder")
 
@@ -64,9 +94,19 @@ def command(**options: Any) -> None:
     from crossalign.store.files import write_atomically
 
     check_descriptions(descriptions, [cell.config for cell in cells])
-    same = ("description_style", "allow_missing", "seed", "limit", "device", "num_workers", "store")
-    same_options = {key: options[key] for key in same} | {"class_names": options["class_names"] or "published"}
-    settings = Settings(Path(options["data_root"]), output, descriptions, **same_options)
+    settings = Settings(
+        Path(options.data_root),
+        output,
+        descriptions,
+        description_style=options.description_style,
+        class_names=options.class_names or "published",
+        allow_missing=options.allow_missing,
+        seed=options.seed,
+        limit=options.limit,
+        device=options.device,
+        num_workers=options.num_workers,
+        store=options.store,
+    )
     outcome = run_grid(cells, settings, say=lambda line: click.echo(line, err=True), progress=common.progress_bar)
     if not outcome.done:
         raise InputError("\n".join(["nothing could run:", *(f"- {why}" for why in report.not_measured(outcome))]))
@@ -79,25 +119,23 @@ def command(**options: Any) -> None:
         sys.exit(1)
 
 
-def _cells(options: dict[str, Any]) -> list[GridCell]:
+def _cells(options: Options) -> list[GridCell]:
     from crossalign.datasets.configs import load_config
     from crossalign.evaluation.reproduction.grid import plan
     from crossalign.evaluation.reproduction.published import TABLES, published_table
     from crossalign.methods.registry import pick_methods
 
-    numbers = _words(options["tables"])
+    numbers = _words(options.tables)
     if unknown := [number for number in numbers if number not in map(str, TABLES)]:
         raise InputError(f"table {unknown[0]!r} is unknown; --tables takes 1, 2 or 1,2")
     tables = [published_table(number) for number in TABLES if str(number) in numbers]
     known = [name for table in tables for name in table.images]
-    names = [load_config(name).name for name in _words(options["datasets"])] if options["datasets"] else known
+    names = [load_config(name).name for name in _words(options.datasets)] if options.datasets else known
     if unknown := [name for name in names if name not in known]:
-        raise InputError(
-            f"dataset {unknown[0]!r} is not in the tables asked, which have {', '.join(known)}; name one of these"
-        )
-    methods = [method.name for method in pick_methods(_words(options["methods"]))] if options["methods"] else ()
+        raise InputError(f"dataset {unknown[0]!r} is not in the tables that --tables names; choose from {', '.join(known)}")
+    methods = [method.name for method in pick_methods(_words(options.methods))] if options.methods else ()
     configs = [load_config(name) for name in known if name in names]
-    return plan(tables, configs, options["encoders"], methods)
+    return plan(tables, configs, options.encoders, methods)
 
 
 def _words(text: str) -> list[str]:

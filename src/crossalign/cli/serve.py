@@ -12,12 +12,14 @@ import socket
 import sys
 import tempfile
 from contextlib import redirect_stdout, suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from crossalign.cli import _cluster as clusters
 from crossalign.cli import _common as common
+from crossalign.cli._help import GroupedCommand
 from crossalign.errors import InputError
 from crossalign.text.labels import check_labels
 
@@ -31,41 +33,77 @@ if TYPE_CHECKING:
 POSITIVE = click.FloatRange(0, min_open=True)
 
 
-@click.command()
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address; 0.0.0.0 lets other machines in.")
-@click.option("--port", default=7860, show_default=True, type=click.IntRange(0, 65535), help="0 takes a free one.")
+@dataclass(frozen=True)
+class Options:
+    """The values of the command's options."""
+
+    host: str
+    port: int
+    encoder: str
+    encoder_options: common.EncoderOptions
+    cluster: clusters.ClusterOptions
+    labels_file: str | None
+    auth: str | None
+    cors: tuple[str, ...]
+    root_path: str
+    model: str | None
+    base_url: str | None
+    max_megabytes: float
+    max_megapixels: float
+    max_images: int
+    max_labels: int
+    queue: int
+    timeout: float
+    num_workers: int
+
+
+@click.command(cls=GroupedCommand)
+@click.option("--labels-file", type=click.Path(), help="Class names, one per line, for requests without labels.")
 @click.option("--encoder", default="builtin", show_default=True, help="See `crossalign encoders`.")
-@click.option("--labels-file", type=click.Path(), help="Class names, one a line, for requests that bring none.")
-@click.option("--auth", help="user:VARIABLE, the environment variable that holds the password.")
+@click.option("--model", help="Name of an LLM; the page then offers to let it write descriptions.")
+@click.option(
+    "--base-url",
+    envvar="OPENAI_BASE_URL",
+    show_envvar=True,
+    help="URL of the LLM's server, with /v1 [default: OpenAI's].",
+)
+@click.option(
+    "--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0 lets other machines connect."
+)
+@click.option("--port", default=7860, show_default=True, type=click.IntRange(0, 65535), help="0 takes a free port.")
+@click.option("--auth", metavar="USER:VARIABLE", help="Ask for this user and for the password in this environment variable.")
 @click.option(
     "--cors",
     multiple=True,
     metavar="ORIGIN",
-    help="Let scripts of web pages from there use the API, such as https://example.org; may be repeated. [default: none]",
+    help="Allow scripts of pages from this origin, such as https://example.org; may be repeated [default: none].",
 )
-@click.option("--root-path", default="", metavar="PATH", help="Path below which a proxy serves it, /tools/crossalign.")
-@click.option("--model", help="An LLM's name; the page then offers to have descriptions written.")
 @click.option(
-    "--base-url", envvar="OPENAI_BASE_URL", show_envvar=True, help="Of its server, with /v1 [default: OpenAI's own]."
+    "--root-path", default="", metavar="PATH", help="Path under which a proxy publishes the server, such as /crossalign."
 )
-@click.option("--max-megabytes", default=32.0, show_default=True, type=POSITIVE, help="A request.")
-@click.option("--max-megapixels", default=50.0, show_default=True, type=POSITIVE, help="A picture.")
-@click.option("--max-images", default=32, show_default=True, type=click.IntRange(1), help="A request.")
-@click.option("--max-labels", default=1000, show_default=True, type=click.IntRange(2), help="A request.")
-@click.option("--queue", default=64, show_default=True, type=click.IntRange(1), help="Pictures of all that may wait.")
-@click.option("--timeout", default=120.0, show_default=True, type=POSITIVE, help="Seconds a request.")
+@click.option(
+    "--max-megabytes", default=32.0, show_default=True, type=POSITIVE, help="Largest request, in megabytes (10^6 bytes)."
+)
+@click.option(
+    "--max-megapixels", default=50.0, show_default=True, type=POSITIVE, help="Largest image, in millions of pixels."
+)
+@click.option("--max-images", default=32, show_default=True, type=click.IntRange(1), help="Most images in a request.")
+@click.option("--max-labels", default=1000, show_default=True, type=click.IntRange(2), help="Most labels in a request.")
+@click.option(
+    "--queue", default=64, show_default=True, type=click.IntRange(1), help="Most images that wait, of all clients."
+)
+@click.option("--timeout", default=120.0, show_default=True, type=POSITIVE, help="Longest time for a request, in seconds.")
+@common.encoder_options
 @common.workers_option
-@common.device_option
-@common.runtime_options
 @clusters.executor_options
-def command(**options: Any) -> None:
-    """Serve a web page at / and an API at /v1, with its documentation at /docs.
+def command(**values: Any) -> None:
+    """Serve a web page at / and an API at /v1; the documentation of the API is at /docs.
 
-    Nobody but this machine reaches it unless --host says so. What is too large or too much is refused with a reason, and no
-    path that a client sends is opened. The LLM's key, if it needs one, comes from OPENAI_API_KEY.
+    Only this machine can connect unless --host says otherwise. A request that exceeds a limit is refused with the reason.
+    The server never opens a path that a client sends. The key of the LLM, if it needs one, is read from OPENAI_API_KEY.
 
-    With --executor ray the API is served by replicas on a Ray cluster, whose head node listens; limits hold for each
-    replica. The page is left out there, since its visitors' results live in one process.
+    With --executor ray, replicas on a Ray cluster serve the API, and the head node listens. The limits hold for each
+    replica. The page is not served on a cluster, because its results live in one process.
 
     \b
     Examples:
@@ -77,11 +115,12 @@ def command(**options: Any) -> None:
     """
     # Without this, SIGTERM would leave the folder of uploads behind.
     signal.signal(signal.SIGTERM, _end)
-    clusters.check_executor(options)
-    _check_installed(options["executor"])
+    options = Options(**values)
+    options.cluster.check()
+    _check_installed(options.cluster)
     access = _access(options)
-    labels = check_labels(common.read_labels(None, options["labels_file"])) if options["labels_file"] else []
-    if options["executor"] == "ray":
+    labels = check_labels(common.read_labels(None, options.labels_file)) if options.labels_file else []
+    if options.cluster.ray:
         _serve_on_cluster(options, labels, access)
     else:
         _serve_here(options, labels, access)
@@ -91,69 +130,68 @@ def _end(*_: Any) -> None:
     sys.exit(0)
 
 
-def _serve_here(options: dict[str, Any], labels: list[str], access: Access) -> None:
-    llm = _llm(options["model"], options["base_url"]) if options["model"] else None
-    with _listen(options["host"], options["port"]) as listener, tempfile.TemporaryDirectory(prefix="crossalign-") as folder:
-        _warn_if_open(options["host"], access.login is not None)
-        # Uploads go where no other user can look, and vanish with the server.
+def _serve_here(options: Options, labels: list[str], access: Access) -> None:
+    llm = _llm(options.model, options.base_url) if options.model else None
+    with _listen(options.host, options.port) as listener, tempfile.TemporaryDirectory(prefix="crossalign-") as folder:
+        _warn_if_open(options.host, access.login is not None)
+        # No other user can read this folder, and it is removed with the server.
         os.environ["GRADIO_TEMP_DIR"] = folder
-        encoder = common.load_encoder(options["encoder"], options)
+        encoder = common.load_encoder(options.encoder, options.encoder_options)
 
         from crossalign.web.api import create_app
         from crossalign.web.engine import Engine
         from crossalign.web.page import mount_page
 
-        engine = Engine(encoder, _limits(options), num_workers=max(1, options["num_workers"]))
+        engine = Engine(encoder, _limits(options), num_workers=max(1, options.num_workers))
         app = create_app(engine, labels, access)
         mount_page(app, engine, labels, llm, access.root_path)
         listener.listen()
-        click.echo(_listens(options["host"], listener.getsockname()[1]))
+        click.echo(_listens(options.host, listener.getsockname()[1]))
         _run(app, listener, engine)
 
 
-def _serve_on_cluster(options: dict[str, Any], labels: list[str], access: Access) -> None:
-    if options["model"]:
-        raise InputError(f"--model {options['model']} belongs to the page, which a cluster does not serve; leave it out")
+def _serve_on_cluster(options: Options, labels: list[str], access: Access) -> None:
+    if options.model:
+        raise InputError(f"--model {options.model} needs the page, which is not served on a cluster; omit --model")
     from crossalign.distributed.serving import Replica, deployed, watch
 
-    _warn_if_open(options["host"], access.login is not None)
+    _warn_if_open(options.host, access.login is not None)
     limits = _limits(options)
-    encoder = common.load_encoder(options["encoder"], clusters.for_driver(options))
-    # Ray tells of each worker that dies on standard output.
+    encoder = common.load_encoder(options.encoder, options.cluster.for_driver(options.encoder_options))
+    # Ray reports each worker that dies on standard output.
     terminal = sys.stdout
     with (
         open(os.devnull, "w") as nowhere,
         redirect_stdout(nowhere),
-        clusters.join(options, encoder) as cluster,
+        clusters.join(options.cluster, encoder, options.encoder_options, options.num_workers) as cluster,
         suppress(KeyboardInterrupt),
     ):
-        # Ray has put its own in this one's place.
+        # Ray has replaced our handler.
         signal.signal(signal.SIGTERM, _end)
         replica = Replica(cluster.load_of_worker, limits, tuple(labels), access)
-        with deployed(cluster, replica, options["host"], options["port"]) as port:
-            click.echo(_listens(options["host"], port), terminal)
+        with deployed(cluster, replica, options.host, options.port) as port:
+            click.echo(_listens(options.host, port), terminal)
             watch()
 
 
-def _check_installed(executor: str) -> None:
-    on_cluster = executor == "ray"
-    needed = ("fastapi", "fastapi_offline", "ray" if on_cluster else "gradio", "python_multipart", "uvicorn")
+def _check_installed(cluster: clusters.ClusterOptions) -> None:
+    needed = ("fastapi", "fastapi_offline", "ray" if cluster.ray else "gradio", "python_multipart", "uvicorn")
     if missing := [name for name in needed if importlib.util.find_spec(name) is None]:
-        extras = "ray,serve" if on_cluster else "serve"
+        extras = "ray,serve" if cluster.ray else "serve"
         raise InputError(f"serving needs {', '.join(missing)} too; run `pip install 'crossalign[{extras}]'`")
 
 
-def _access(options: dict[str, Any]) -> Access:
+def _access(options: Options) -> Access:
     from crossalign.web.guards import Access
 
-    login = _login(options["auth"]) if options["auth"] else None
-    return Access(login, tuple(origin.rstrip("/") for origin in options["cors"]), options["root_path"].rstrip("/"))
+    login = _login(options.auth) if options.auth else None
+    return Access(login, tuple(origin.rstrip("/") for origin in options.cors), options.root_path.rstrip("/"))
 
 
 def _login(auth: str) -> tuple[str, str]:
     user, _, variable = auth.partition(":")
     if not user or not variable:
-        raise InputError(f"--auth is {auth!r}, but must be user:VARIABLE, the variable that holds the password")
+        raise InputError(f"--auth is {auth!r}, but must be USER:VARIABLE, the variable that holds the password")
     password = os.environ.get(variable, "")
     if not password:
         raise InputError(f"the environment variable {variable!r} that --auth names holds no password; set it")
@@ -170,7 +208,7 @@ def _llm(model: str, base_url: str | None) -> Server:
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    """Take the port before anything slow is done."""
+    """Bind the port before anything slow is done."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listener = socket.socket(family, kind, protocol)
@@ -183,22 +221,22 @@ def _listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def _limits(options: dict[str, Any]) -> Limits:
+def _limits(options: Options) -> Limits:
     from crossalign.web.engine import Limits
 
     return Limits(
-        megabytes=options["max_megabytes"],
-        megapixels=options["max_megapixels"],
-        images=min(options["max_images"], options["queue"]),
-        labels=options["max_labels"],
-        queue=options["queue"],
-        seconds=options["timeout"],
+        megabytes=options.max_megabytes,
+        megapixels=options.max_megapixels,
+        images=min(options.max_images, options.queue),
+        labels=options.max_labels,
+        queue=options.queue,
+        seconds=options.timeout,
     )
 
 
 def _warn_if_open(host: str, locked: bool) -> None:
     if not _is_loopback(host):
-        who = "whoever knows the password" if locked else "anybody"
+        who = "whoever knows the password" if locked else "anyone"
         advice = "the password travels unencrypted unless a proxy adds TLS" if locked else "--auth asks for a password"
         click.echo(f"Warning: other machines reach {host}, and {who} there can use it; {advice}", err=True)
 
@@ -220,7 +258,7 @@ def _run(app: FastAPI, listener: socket.socket, engine: Engine) -> None:
 
     class Server(uvicorn.Server):
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-            """Answer those who wait, then cut the connections that the page keeps open, which is no error."""
+            """Answer the waiting requests, then close the connections that the page keeps open; that is no error."""
             await asyncio.to_thread(engine.close)
             logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
             await super().shutdown(sockets)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from crossalign.cli import _common as common
+from crossalign.cli._help import GroupedCommand
 from crossalign.errors import InputError
 
 if TYPE_CHECKING:
@@ -27,7 +28,10 @@ DIGEST_DIGITS = 12
 
 @click.group()
 def command() -> None:
-    """List, verify, clean up and export the cache: features, anchors and exported encoder towers.
+    """List, verify, clean up and export cached features.
+
+    The store also holds the anchors of the builtin encoder (features of the class names that its classifier knows), and
+    encoder towers that were exported for another runtime.
 
     \b
     Examples:
@@ -42,7 +46,7 @@ def _options(function: Callable[..., None]) -> Callable[..., None]:
     return common.store_option(click.option("--json", "as_json", is_flag=True, help="Print JSON.")(function))
 
 
-@command.command("list")
+@command.command("list", cls=GroupedCommand)
 @_options
 def list_sets(store: str | None, as_json: bool) -> None:
     """List the cached sets: kind, digest, what they were made of, number of shards, size and age.
@@ -70,7 +74,7 @@ def list_sets(store: str | None, as_json: bool) -> None:
         click.echo(f"{len(sets)} sets, {show_bytes(sum(map(_bytes, sets)))}", err=True)
 
 
-@command.command()
+@command.command(cls=GroupedCommand)
 @_options
 @click.pass_context
 def verify(ctx: click.Context, /, store: str | None, as_json: bool) -> None:
@@ -95,7 +99,7 @@ def verify(ctx: click.Context, /, store: str | None, as_json: bool) -> None:
         ctx.exit(1)
 
 
-@command.command()
+@command.command(cls=GroupedCommand)
 @click.option(
     "--older-than", type=click.FloatRange(0), metavar="DAYS", help="Also remove sets without new files for so many days."
 )
@@ -129,7 +133,7 @@ def gc(store: str | None, as_json: bool, older_than: float | None, everything: b
         click.echo(f"{show_bytes(freed)} freed")
 
 
-@command.command()
+@command.command(cls=GroupedCommand)
 @click.argument("prefix", metavar="DIGEST")
 @click.option("--output", required=True, type=click.Path(), help="The .npz file to write.")
 @_options

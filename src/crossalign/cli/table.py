@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import click
 
+from crossalign.cli._help import GroupedCommand
 from crossalign.evaluation.tables import FORMATS, read_results, results_table, sentences, transductive_table
 
 
-@click.command()
+@click.command(cls=GroupedCommand)
 @click.argument("files", nargs=-1, required=True, type=click.Path())
 @click.option(
     "--format", "layout", type=click.Choice(FORMATS), default="markdown", show_default=True, help="Layout of the table."

@@ -1,6 +1,6 @@
-"""Where a cluster's pictures lie: files, tars of files, or tables with their bytes, on any file system that pyarrow knows.
+"""The images of a cluster: files, tars of files, or tables with their bytes, on file systems of pyarrow and fsspec.
 
-An address is a local path, or a URI such as "s3://bucket/prefix"; its parameters go to the file system, as in
+An address is a local path, or a URI such as "s3://bucket/prefix". Its parameters go to the file system:
 "s3://bucket/prefix?region=eu-central-1" or "...?scheme=http&endpoint_override=localhost:9000".
 """
 
@@ -48,16 +48,16 @@ MASKS = (
     "normal",
     "alpha",
 )
-"""Words before the suffix of a tar's member, as in "000.seg.png", that say that it is no photo but belongs to one."""
+"""Words before the suffix of a tar's member, as in "000.seg.png", that mark it as a mask of a photo."""
 
 
 @dataclass(frozen=True)
 class Unit:
-    """What one task labels.
+    """The work of one task.
 
     Attributes:
-        number: its place among the units.
-        addresses: of picture files; or a single one, of a tar or a table.
+        number: position among the units.
+        addresses: addresses of image files, or the address of one tar or table.
     """
 
     number: int
@@ -68,10 +68,14 @@ class Unit:
         """Whether it is a tar or a table."""
         return _is_packed(self.addresses[0])
 
-    def pictures(self, wanted: Callable[[int], bool]) -> Iterator[ImageLike | None]:
-        """Yield its pictures, in order, and None in the place of those that are not wanted, which are not fetched.
+    def images(self, wanted: Callable[[int], bool]) -> Iterator[ImageLike | None]:
+        """Yield the images in order.
 
-        A tar or a table that is broken or missing ends with one that cannot be read, so that the others go on.
+        If a tar or a table is damaged or missing, the last image is one that raises an error when it is read; the other
+        units are not affected.
+
+        Args:
+            wanted: says for the number of an image whether it is needed; if not, it is not fetched, and None stands for it.
         """
         (first, *_), bare = self.addresses, _bare(self.addresses[0]).lower()
         if bare.endswith(TAR_SUFFIXES):
@@ -82,7 +86,7 @@ class Unit:
 
 
 def is_remote(address: str) -> bool:
-    """Whether it is a URI, and no local path."""
+    """Whether an address is a URI, not a local path."""
     return "://" in address
 
 
@@ -91,44 +95,46 @@ def _bare(address: str) -> str:
 
 
 def place(address: str) -> tuple[Any, str]:
-    """Find the file system of an address, and the path there.
+    """Return the file system of an address, and the path in it.
 
     Raises:
-        InputError: no installed package knows its kind, or it cannot be reached.
+        InputError: no installed package knows the scheme, or the file system cannot be reached.
     """
     if not is_remote(address):
         return pyarrow.fs.LocalFileSystem(), address
     base, _, parameters = address.partition("?")
     scheme, _, rest = base.partition("://")
     try:
-        # The path is taken as it stands: in a URI a name's blanks and signs would have to be written as numbers.
+        # The path is used as it is; as part of a URI, blanks and signs in it would have to be escaped.
         return _file_system(scheme, rest.split("/")[0], parameters), rest
     except Exception as error:
-        # Packages of file systems fail in many types.
+        # Packages of file systems raise errors of many types.
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise InputError(f"{address!r} cannot be reached ({reason}); check the address, and what its kind needs") from None
+        raise InputError(
+            f"{address!r} cannot be reached ({reason}); check the address and the parameters of its file system"
+        ) from None
 
 
 def find_files(addresses: Sequence[str]) -> list[str]:
-    """List the files that addresses name, those in a folder in order of their names.
+    """List the files at the addresses; the files of a folder are sorted by name.
 
     Raises:
-        InputError: a folder holds nothing to label, or pictures stand beside tars or tables.
+        InputError: a folder holds nothing to label, or there are both image files and tars or tables.
     """
     passed = PassedOver()
-    found = [file for address in addresses for file in _expand(address, passed)]
+    files = [file for address in addresses for file in _expand(address, passed)]
     if passed_over := str(passed):
         warnings.warn(passed_over, stacklevel=2)
-    packed = [_is_packed(file) for file in found]
+    packed = [_is_packed(file) for file in files]
     if any(packed) and not all(packed):
-        loose, pack = found[packed.index(False)], found[packed.index(True)]
-        raise InputError(f"{loose!r} is a picture and {pack!r} a file of pictures; label them in two runs")
-    return found
+        image, package = files[packed.index(False)], files[packed.index(True)]
+        raise InputError(f"{image!r} is an image, but {package!r} holds several; label them in two runs")
+    return files
 
 
-def units_of(files: Sequence[str], pictures_a_unit: int) -> list[Unit]:
-    """Lay out the work: picture files in groups, and each tar or table by itself."""
-    size = 1 if _is_packed(files[0]) else pictures_a_unit
+def units_of(files: Sequence[str], images_per_unit: int) -> list[Unit]:
+    """Divide the work: image files in groups, and each tar or table by itself."""
+    size = 1 if _is_packed(files[0]) else images_per_unit
     groups = (files[start : start + size] for start in range(0, len(files), size))
     return [Unit(number, tuple(group)) for number, group in enumerate(groups)]
 
@@ -158,7 +164,7 @@ def _expand(address: str, passed: PassedOver) -> list[str]:
 
 
 def _inside(files: Any, path: str, passed: PassedOver) -> list[str]:
-    """List what is to be labelled in a folder elsewhere, by suffix: each file that is opened there costs a request."""
+    """List the images, tars and tables of a remote folder by their suffixes, because opening a file costs a request."""
     inside = files.get_file_info(pyarrow.fs.FileSelector(path, recursive=True))
     names = []
     for name in sorted(file.path for file in inside if file.is_file):
@@ -209,7 +215,7 @@ def _from_tar(address: str, wanted: Callable[[int], bool]) -> Iterator[ImageLike
                 if not wanted(next(number)):
                     yield None
                     continue
-                # A tar that is streamed can be read in its order alone, so that nothing is left for later.
+                # The content is read now, because a streamed tar cannot go back.
                 yield Fetched(f"{name}/{member.name}", partial(bytes, content or _content_of(tar, member)))
     except (tarfile.TarError, EOFError, FileNotFoundError) as error:
         yield _broken(name, f"tar {name!r} cannot be read ({' '.join(str(error).split())}); replace it or leave it out")
@@ -238,10 +244,10 @@ def _broken(name: str, reason: str) -> Fetched:
 
 
 def _may_be_image(member: tarfile.TarInfo) -> bool:
-    """Tell whether a member is a user's file that its name does not tell to be something else."""
+    """Whether a member is a visible file whose name does not mark it as a mask or as something other than an image."""
     path = PurePosixPath(member.name)
     mask = path.stem.rpartition(".")[2].lower() in MASKS and "." in path.stem
-    # A tar of a folder by its absolute path may lie in a hidden one as a whole, so that only a hidden file is left out.
+    # A tar made with an absolute path may lie in a hidden folder as a whole, so only hidden files are left out.
     wanted = not (is_hidden(path.name) or any(map(is_leftover, path.parts)))
     return member.isfile() and suffix_says(path.name) is not False and wanted and not mask
 
@@ -253,32 +259,34 @@ def _content_of(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
 
 def _from_cell(cell: Any, name: str) -> ImageLike:
     content, path = (cell.get("bytes"), cell.get("path")) if isinstance(cell, dict) else (cell, None)
-    called = f"{name} {path}" if path else name
+    shown_name = f"{name} {path}" if path else name
     if content:
-        return Fetched(called, partial(bytes, content))
+        return Fetched(shown_name, partial(bytes, content))
     about = f"; its path {path!r} is not opened" if path else ""
-    return _broken(called, f"row {name!r} holds no bytes of an image{about}; add them or leave it out")
+    return _broken(shown_name, f"row {name!r} holds no bytes of an image{about}; add them or leave it out")
 
 
 def _image_column(table: Any) -> str:
-    """Find the column of images, as bytes or as structs with the field "bytes", as in datasets of the Hugging Face hub.
+    """Find the column of images: bytes, or structs with the field "bytes" as in datasets of the Hugging Face hub.
 
-    It is the one that is called so; else the only one whose first values are images.
+    A column with a usual name, such as "image", is taken; otherwise the only column whose first values are images.
 
     Raises:
-        InputError: there is none, or there are several; names the columns.
+        InputError: there is no such column, or there are several; names the columns.
     """
     schema = table.schema_arrow
     columns = [field.name for field in schema if _holds_bytes(field.type)]
-    named = [column for column in columns if column.lower() in IMAGE_FIELDS]
-    if not named and columns:
+    image_columns = [column for column in columns if column.lower() in IMAGE_FIELDS]
+    if not image_columns and columns:
         first = next(table.iter_batches(ROWS_AT_ONCE, columns=columns), None)
-        named = [column for column in columns if first is not None and _begins_with_image(first.column(column))]
-    if len(named) != 1:
-        which = f"{', '.join(named)} may each be the images" if named else "no column holds bytes of images"
+        image_columns = [column for column in columns if first is not None and _begins_with_image(first.column(column))]
+    if len(image_columns) != 1:
+        which = (
+            f"{', '.join(image_columns)} may each hold the images" if image_columns else "no column holds bytes of images"
+        )
         names = ", ".join(schema.names)
-        raise InputError(f"{which}, among the columns {names}; call the one of the images 'image'")
-    return str(named[0])
+        raise InputError(f"{which}, among the columns {names}; rename the column of the images to 'image'")
+    return str(image_columns[0])
 
 
 def _holds_bytes(kind: pyarrow.DataType) -> bool:

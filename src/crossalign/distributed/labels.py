@@ -192,10 +192,10 @@ class _Label:
 
     def _label(self, unit: Unit) -> None:
         if not unit.packed:
-            self._write(unit, 0, unit.pictures(lambda number: True))
+            self._write(unit, 0, unit.images(lambda number: True))
             return
         done = self._folder.parts().get(unit.number, set())
-        images = unit.pictures(lambda number: number // MAX_IMAGES not in done)
+        images = unit.images(lambda number: number // MAX_IMAGES not in done)
         for part in count():
             first = list(islice(images, 1))
             if not first:
