@@ -91,13 +91,15 @@ def load(spec: str, device: torch.device) -> DualEncoder:
     name = f"open_clip:{spec}"
     if source.untrained:
         warnings.warn(f"{name} is untrained: its answers are random; it is for timing and parity tests", stacklevel=2)
-    model: Any = build(source).to(device).eval().requires_grad_(False)
+    model: Any = build(source)
+    texts = ClipTexts(model, tokenizer_of(source))
+    model.to(device).eval().requires_grad_(False)
     logits = (float(model.logit_scale.exp()), None if model.logit_bias is None else float(model.logit_bias))
     return DualEncoder(
         name,
         model,
         _encode_image,
-        ClipTexts(model, tokenizer_of(source)),
+        texts,
         _preprocessing(model.visual.preprocess_cfg),
         logits,
         device,
