@@ -1,4 +1,4 @@
-"""What class folders are called in prompts: without the numbers and ids that sort them, and never a split for a class."""
+"""Class names from folders: without sorting numbers and ids; folders of splits such as train are refused."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SPLITS = re.compile(
     r"(train|training|val|valid|validation|dev|test|testing|eval|holdout)([ _-]?(set|data|split|images|\d+))?"
 )
 CONTAINERS = ("images", "image", "img", "imgs", "jpegimages", "photos", "pictures", "data", "labels", "annotations")
-"""Names of folders that hold all images, or something else, beside the splits."""
+"""Names of folders beside the splits that are no classes either."""
 WNID = re.compile(r"n\d{8}")
 SHOWN = 5
 """Names that a message lists."""
@@ -86,7 +86,7 @@ def find_classes(classes: ClassList, folders: Sequence[str]) -> dict[str, int]:
 
 
 def without_ids(folders: Sequence[str]) -> dict[str, str]:
-    """Give each folder's name without the WordNet id or number that sorts it, where more than half of all have one.
+    """Remove the WordNet id or number before each folder's name, if more than half of all have one.
 
     A warning names those that have none.
     """
@@ -106,7 +106,7 @@ def without_ids(folders: Sequence[str]) -> dict[str, str]:
 
 
 def _warn_of_codes(folders: Sequence[str], names: Sequence[str], by_wnid: Mapping[str, str]) -> None:
-    """Warn of names that say nothing: ids that ImageNet does not have, and bare numbers."""
+    """Warn of names without meaning: ids that ImageNet does not have, and bare numbers."""
     if foreign := [folder for folder in folders if WNID.fullmatch(folder) and folder not in by_wnid]:
         warnings.warn(
             f"{len(foreign)} class folders are ids that are not among ImageNet's 1000 and stand in prompts as they are: "

@@ -1,4 +1,4 @@
-"""The classes of the published datasets: how their trees, the papers' programs, other authors and a person name them."""
+"""Class names of the published datasets: in their folders, in the programs of papers, by other authors, in plain English."""
 
 from __future__ import annotations
 

@@ -102,18 +102,10 @@ def evaluate(
         }
     seeds = range(seed, seed + fresh_seeds)
     scorers = _scorers(rows, texts, score_config, dataset, seeds, calibration)
-    recipes = [*(recipe for recipe, _ in scorers), *list(by_recipe([*rows, *together]))[:1]]
-    encode = partial(
-        image_features,
-        dataset,
-        encoder,
-        store=store,
-        num_workers=num_workers,
-        progress=progress,
-        encode=executor.encode if executor else None,
-    )
+    (first_recipe, *_) = by_recipe([*rows, *together])
+    recipes = [first_recipe, *(recipe for recipe, _ in scorers)]
     with timed(done, "views"):
-        features = {recipe: encode(recipe) for recipe in dict.fromkeys(recipes)}
+        features = _encode(dataset, encoder, recipes, store, executor, num_workers, progress)
     with timed(done, "scoring"):
         scored = _score(scorers, features, executor, num_workers, progress)
     done.results = [_result(row, texts[row.method], form, seed, scored[row.method]) for row in rows]
@@ -122,11 +114,28 @@ def evaluate(
     if together:
         labels, with_texts = torch.tensor(dataset.labels), [(row, texts[row.method]) for row in together]
         with timed(done, "transduction"):
-            done.transductive = score_together(features[recipes[-1]], with_texts, labels, score_config, progress=progress)
+            done.transductive = score_together(features[first_recipe], with_texts, labels, score_config, progress=progress)
     # Only now: a damaged shard is noticed, and encoded again, when it is scored.
     done.encoded = sum(of_recipe.encoded for of_recipe in features.values())
     done.cached = sum(of_recipe.images for of_recipe in features.values()) - done.encoded
     return done
+
+
+def _encode(
+    dataset: ImageDataset,
+    encoder: Encoder,
+    recipes: Sequence[Recipe],
+    store: Store,
+    executor: Executor | None,
+    num_workers: int,
+    progress: Progress,
+) -> dict[Recipe, ImageFeatures]:
+    """Encode the views of each recipe once."""
+    elsewhere = executor.encode if executor else None
+    return {
+        recipe: image_features(dataset, encoder, recipe, store, num_workers=num_workers, progress=progress, encode=elsewhere)
+        for recipe in dict.fromkeys(recipes)
+    }
 
 
 def _scorers(

@@ -1,4 +1,4 @@
-"""An image file, or pixels in any form, to the RGB that a person sees."""
+"""Decode image files, or convert pixels in any form, to RGB as a person sees it."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""What sets an image upright, by its EXIF orientation."""
+"""How to turn an image upright, by its EXIF orientation."""
 
 REDUCED_PIXELS = 2**25
-"""Pixels that a JPEG above the limit is reduced to, at most, while it is decoded: 230 MB of memory."""
+"""The most pixels of a JPEG above the limit, which is reduced while it is decoded: 230 MB of memory."""
 REDUCIBLE = 8
-"""Times the limit up to which a JPEG is decoded at reduced size; a larger one takes too long to read."""
+"""JPEGs up to so many times the limit are decoded at reduced size; larger ones take too long to read."""
 
 
 def read_image(
@@ -72,7 +72,7 @@ def read_image(
     name = name or name_of(source)
     called = f"image {shortened(name)!r}" if name else "the image"
     if isinstance(source, Fetched):
-        # Other errors than this one say nothing of the image, so that they are not turned into one of it.
+        # Other errors are not about the image, so they are passed on.
         try:
             source = source.fetch()
         except FileNotFoundError:
@@ -129,7 +129,7 @@ def _from_file(
 ) -> Tensor:
     with _open(called, file, formats) as image:
         if image.format == "EPS":
-            # PIL would hand the program that the file is to Ghostscript, whatever its name ends in.
+            # PIL would run the file, which is a program, with Ghostscript, whatever its suffix.
             raise InputError(f"{called} cannot be read (it is PostScript, which is run); replace it or leave it out")
         most = max_pixels or Image.MAX_IMAGE_PIXELS
         reduction = _reduction(image, most, shortest)
@@ -151,7 +151,7 @@ def _open(called: str, file: BinaryIO, formats: tuple[str, ...] | None) -> Image
     file.seek(0)
     try:
         if start[:3] == b"\xff\xd8\xff" and (formats is None or "JPEG" in formats):
-            # Not by `Image.open`, which refuses a large JPEG for the pixels that it declares, before it can be reduced.
+            # `Image.open` would refuse a large JPEG before it can be reduced.
             return JpegImageFile(file)
         return Image.open(file, formats=formats)
     except SyntaxError:
@@ -168,7 +168,7 @@ def _open(called: str, file: BinaryIO, formats: tuple[str, ...] | None) -> Image
 
 @lru_cache(maxsize=1)
 def _reads_heif() -> bool:
-    """Plug HEIC, the images of many telephones, into PIL where the package for it is installed."""
+    """Register HEIC, the format of many phones, with PIL if the package for it is installed."""
     if importlib.util.find_spec("pillow_heif") is None:
         return False
     importlib.import_module("pillow_heif").register_heif_opener()
@@ -176,19 +176,19 @@ def _reads_heif() -> bool:
 
 
 def _check_file(called: str, path: str | Path) -> None:
-    """Refuse what is no file before it is opened: a pipe that nobody writes to would be waited for without end."""
+    """Refuse what is no regular file before it is opened: opening a pipe that nobody writes to would never end."""
     mode = os.stat(path).st_mode
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
         raise InputError(f"{called} is no regular file; save it as one")
 
 
 def _reduction(image: Image.Image, most: int | None, shortest: int | None) -> int:
-    """Say to which part of its size a JPEG is to be decoded: 1, 2, 4 or 8; other formats cannot leave out detail."""
+    """By how much a JPEG is reduced while it is decoded: 1, 2, 4 or 8; other formats cannot be reduced."""
     if not isinstance(image, JpegImageFile):
         return 1
     pixels, reduction = image.width * image.height, 1
     above = most is not None and pixels > most
-    # The decoder of a progressive JPEG holds all its coefficients, whatever it is reduced to.
+    # The decoder of a progressive JPEG holds all coefficients at any reduction.
     if most is not None and above and (pixels > REDUCIBLE * most or "progressive" in image.info):
         return 1
     while shortest is not None and reduction < 8 and min(image.size) / (2 * reduction) >= shortest:
@@ -245,7 +245,7 @@ def _seen(image: Image.Image, called: str, bits: int | None = None) -> Tensor:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """Turn an image as its EXIF says. Broken EXIF says nothing, also where only what stands beside the turn is broken."""
+    """Turn an image upright by its EXIF orientation. Broken EXIF is ignored, also if only other entries are broken."""
     image.load()
     try:
         turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))

@@ -1,4 +1,4 @@
-"""What a user may hand over as an image: a path, bytes, an open file, pixels, or a row of a dataset."""
+"""What a user can pass as an image: a path, bytes, an open file, pixels, or a row of a dataset."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ LONGEST_NAME = 200
 
 
 def is_single(given: object) -> bool:
-    """Tell whether something stands for one image, also for a wrong one, rather than for many."""
+    """Whether an argument is one image (possibly an invalid one), rather than several."""
     single = (str, os.PathLike, bytes, bytearray, memoryview, Mapping, Image.Image, np.ndarray, Tensor, Fetched)
     return isinstance(given, single) or hasattr(given, "read") or not isinstance(given, Iterable)
 
@@ -62,7 +62,7 @@ def shortened(text: str) -> str:
 
 
 def source_of(image: Any) -> Source:
-    """Reduce what a user hands over, except `Fetched`, to a path, an open binary file or pixels.
+    """Convert what a user passes, except `Fetched`, to a path, an open binary file or pixels.
 
     Raises:
         InputError: it is something else; says what was given and what to give.

@@ -1,1 +1,1 @@
-"""What the encoder reads about a class: prompts, and files of descriptions."""
+"""Prompts for the text encoder, and files of descriptions."""

@@ -1,4 +1,4 @@
-"""Labels as people hand them over: lists in JSON, lines or commas, numbered lists; and labels that are one name."""
+"""Read labels from lists in JSON, lines or commas, also numbered ones; and find labels that are the same name."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def split_labels(text: str, what: str = "the text of labels", *, lines_only: boo
         labels = _cells(lines, what)
     if len(labels) > 1 and all(len(label) > 2 and label[0] == label[-1] == "'" for label in labels):
         labels = [label[1:-1] for label in labels]
-    # What stands in quotes is meant as it stands.
+    # Quoted text is taken literally.
     _check_brackets([label for label in labels if _quoted(label) not in text], what)
     return labels if '"' in text else _without_marks(labels)
 
@@ -128,7 +128,7 @@ def check_labels(labels: Iterable[str], least: int = 2) -> list[str]:
 
 
 def alike(names: Sequence[str]) -> list[tuple[int, ...]]:
-    """Find names that readers and tokenizers take for one: the positions of each group."""
+    """Find names that look the same to readers and tokenizers: the positions of each group."""
     groups: dict[str, list[int]] = {}
     for position, name in enumerate(names):
         groups.setdefault(label_key(name), []).append(position)
@@ -136,7 +136,7 @@ def alike(names: Sequence[str]) -> list[tuple[int, ...]]:
 
 
 def label_key(name: str) -> str:
-    """Bring a name to a form that ignores case, apostrophes, how letters are composed, and what joins words.
+    """Normalise a name: ignore case, apostrophes, how letters are composed, and what joins words.
 
     Signs stay, so that C, C++ and C# differ.
     """
@@ -145,7 +145,7 @@ def label_key(name: str) -> str:
 
 
 def without_numbers(names: Sequence[str]) -> list[str]:
-    """Leave out the numbers that sort names ("001.ak47", "1) cat"); names without one stay as they are.
+    """Remove the numbers that sort names ("001.ak47", "1) cat"); names without one stay as they are.
 
     A number belongs to its name ("18 wheeler") unless the numbers all differ and count from 0 or 1, are padded with zeros,
     or are set off by a sign, and unless names would become alike without them ("1 euro", "2 euro").
@@ -212,7 +212,7 @@ def _check_brackets(labels: Sequence[str], what: str) -> None:
 
 
 def _without_marks(labels: list[str]) -> list[str]:
-    """Leave out bullets and numbers of a list in which every label has one."""
+    """Remove bullets or numbers of a list in which every label has one."""
     items = labels[1:] if len(labels) > 1 and labels[0].endswith(":") else labels
     if items and all(_BULLET.match(label) for label in items):
         return [_BULLET.sub("", label, count=1) for label in items]

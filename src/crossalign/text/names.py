@@ -1,4 +1,4 @@
-"""Class names: how they are compared, found in a file, found in a text, and replaced there."""
+"""Class names: comparing them, and finding them in a file or a text, and replacing them in a text."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from functools import lru_cache
 
 
 def normalise_name(name: str) -> str:
-    """Bring a class name to the form that is compared: lower case, words separated by one space."""
+    """Normalise a class name for comparison: lower case, words separated by one space."""
     text = unicodedata.normalize("NFC", re.sub(r"['’`]", "", name.casefold()))
     # Marks stay: in many scripts they are the vowels.
     letters = (letter if letter.isalnum() or unicodedata.category(letter)[0] == "M" else " " for letter in text)
@@ -52,12 +52,12 @@ def match_names(entries: Iterable[str], names: Sequence[str], aliases: Sequence[
 
 
 def loose_name(name: str) -> str:
-    """Give a name without its case, hyphens and underscores; "C++" and "C#" stay different."""
+    """Remove case, hyphens and underscores from a name; "C++" and "C#" stay different."""
     return " ".join(re.sub(r"[-_]", " ", name.casefold()).split())
 
 
 def mentions(text: str, names: Sequence[str]) -> bool:
-    """Tell whether one of a class's names stands in a text, in the singular or plural, whatever its case and hyphens.
+    """Whether a text contains one of a class's names, singular or plural; case and hyphens are ignored.
 
     What a name has in parentheses to tell it from another ("crane (bird)") is not looked for. A name that is a single letter
     or a common word of English ("A", "I", "It") is found only in its own case, and neither as a word of the sentence nor
@@ -77,7 +77,7 @@ _COMMON_WORDS = (
     "a an the i am is are be been was it its in on at to of or and as by do go he she we you me my no so up us if this that "
     "they them his her our one with for from not but has have can may will who what how all any some"
 )
-"""Words that stand in sentences of any class."""
+"""Class names that are also common words, which sentences about any class contain."""
 
 
 def _is_common(plain: str) -> bool:
@@ -85,17 +85,17 @@ def _is_common(plain: str) -> bool:
 
 
 def _stands_out(text: str, name: str) -> bool:
-    """Tell whether a short name stands in a text as a name, not as an ordinary word."""
+    """Whether a text contains a short name as a name, not as an ordinary word."""
     word = re.escape(name)
     if re.search(rf"""["'“‘`]{word}["'”’`]|\b(?:letter|sign|symbol|word|class|shape)s? {word}\b""", text):
         return True
-    # A capital in the middle of a sentence; one at its beginning is any word's.
+    # A capital letter counts in the middle of a sentence only: every first word has one.
     return name != name.lower() and re.search(rf"(?<![.!?:])(?<=\S)\s+(?:\W*){word}(?!\w)", text) is not None
 
 
 @lru_cache(maxsize=4096)
 def _mention_pattern(names: tuple[str, ...]) -> tuple[re.Pattern[str] | None, tuple[str, ...]]:
-    """Compile what is searched as words, and list what is searched as a part of the text.
+    """Compile the pattern of names that are searched as words, and list those that are searched anywhere in the text.
 
     Scripts that put no spaces between words, and names without a letter, are searched as parts.
     """
@@ -106,7 +106,7 @@ def _mention_pattern(names: tuple[str, ...]) -> tuple[re.Pattern[str] | None, tu
 
 
 def rename(text: str, names: Sequence[str], new: str) -> str:
-    """Put a new name where one of the names stands, as a word of its own and also with the ending of a plural.
+    """Replace the names by a new name where they are separate words, also with a plural ending.
 
     "a" or "an" before it is fixed; what begins with a capital at the text's start still does.
     """
@@ -128,7 +128,7 @@ def rename(text: str, names: Sequence[str], new: str) -> str:
 
 
 def _any_of(names: Sequence[str]) -> str:
-    """Write a pattern of names; a group that takes part tells a plural."""
+    """Build a pattern of names; it has a group that matches a plural ending."""
     patterns: list[str] = []
     for name in names:
         parts = [re.escape(part) for part in re.split(r"[\s_-]+", name) if part]

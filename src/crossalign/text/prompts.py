@@ -1,4 +1,4 @@
-"""What to say about a class: class names, templates and descriptions become the sentences that the encoder reads."""
+"""Prompts: class names, templates and descriptions become the sentences that are encoded."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from crossalign.text.waffle import Noise, characters_of, waffle_prompts, word_li
 
 PHOTO = "a photo of a {}."
 MOST_DESCRIPTIONS = 50
-"""Descriptions per class that AWT, ABS and CGBC take at most."""
+"""The most descriptions per class that AWT, ABS and CGBC use."""
 
 ClassPrompts = list[list[str]]
-"""For each class its prompts."""
+"""The prompts of each class."""
 
 
 @dataclass(frozen=True)
 class PromptInputs:
-    """All that prompts are made of.
+    """What prompts are made from.
 
     Attributes:
         names: C class names.
@@ -53,7 +53,7 @@ class PromptInputs:
 
     @property
     def names_before_descriptors(self) -> tuple[str, ...]:
-        """The C names that stand before descriptors."""
+        """The C class names in prompts with descriptors."""
         return self.descriptor_names or self.names
 
 
@@ -234,7 +234,7 @@ def random_words(inputs: PromptInputs) -> ClassPrompts:
 
 
 def shuffled(inputs: PromptInputs) -> ClassPrompts:
-    """Control: each class takes the `sentences` of another one, with its own name put where they name the other.
+    """Control: each class gets the `sentences` of another class, in which its own name replaces that of the other.
 
     The classes are put in a random ring and each takes those of the next, so none keeps its own. A name is the class name
     or an alias as a word of its own, in any case and with spaces, hyphens or underscores between its parts, also with the
@@ -301,7 +301,7 @@ SOURCES: dict[str, Callable[[PromptInputs], ClassPrompts]] = {
     "repeated-name": repeated_name,
 }
 CONTROLS = ("random-words", "shuffled", "nameless", "repeated-name")
-"""Sources that say how much of a result comes from what descriptions say."""
+"""Controls: they show how much of an accuracy comes from the content of the descriptions."""
 NEED_DESCRIPTIONS = (
     "descriptor_sentences",
     "sentences",
@@ -315,7 +315,7 @@ NEED_DESCRIPTIONS = (
 def _by_class(
     inputs: PromptInputs, texts: Sequence[Sequence[str]] | None, phrase: Callable[[str, str], list[str]]
 ) -> ClassPrompts:
-    """Phrase every description of every class; a class without any is left with its one prompt."""
+    """Phrase every description of every class; a class without any gets its one prompt."""
     if texts is None:
         raise InputError("prompts made of descriptions need descriptions of the classes; give some")
     phrased = (
@@ -326,7 +326,7 @@ def _by_class(
 
 
 def _threes(things: Sequence[str], generator: np.random.Generator) -> list[tuple[str, ...]]:
-    """Choose up to 50 threes of different things."""
+    """Choose up to 50 triples of different concepts."""
     if len(things) <= 3:
         return [tuple(things)] if things else []
     if math.comb(len(things), 3) <= 10 * MOST_DESCRIPTIONS:
@@ -339,7 +339,7 @@ def _threes(things: Sequence[str], generator: np.random.Generator) -> list[tuple
 
 
 def _every_name(inputs: PromptInputs) -> list[list[str]]:
-    """For each class its name and aliases."""
+    """The name and aliases of each class."""
     aliases = inputs.aliases or [()] * len(inputs.names)
     return [[name, *others] for name, others in zip(inputs.names, aliases, strict=True)]
 

@@ -14,12 +14,12 @@ from crossalign.text.descriptions import bundled_descriptions, bundled_names
 from crossalign.text.phrasing import descriptor_sentence
 
 PAIRS = 15
-"""Random-word and random-character descriptors each, as many as the released program takes."""
+"""Number of random-word descriptors, and of random-character descriptors, as in the released program."""
 
 
 @dataclass(frozen=True)
 class Noise:
-    """Random descriptors as long as class names are.
+    """Lengths and sources of random descriptors; the lengths follow the class names.
 
     Attributes:
         words: what words are taken from, truncated to the mean length of the names' words.
@@ -37,10 +37,10 @@ class Noise:
 
     @classmethod
     def like(cls, names: Sequence[str], words: Sequence[str], characters: str) -> Noise:
-        """Take the lengths of class names."""
+        """Measure the lengths of class names."""
         split = [name.replace("_", " ").split(" ") for name in names]
         length = int(np.round(np.mean([np.mean([len(word) for word in of_one]) for of_one in split])))
-        # Here the program counts the names as given, with their underscores.
+        # Here the released program counts in the names as given, with their underscores.
         groups = int(np.round(np.mean([name.count(" ") for name in names]))) + 1
         count = math.ceil(np.mean([max(map(len, name.split(" "))) for name in names]))
         return cls(
@@ -48,7 +48,7 @@ class Noise:
             word_count=max(1, int(np.round(np.mean([len(of_one) for of_one in split])))),
             characters=characters,
             groups=groups,
-            # The program goes on to the next multiple, also from one.
+            # The released program always rounds up, also if the count is a multiple already.
             group_length=(count + groups - count % groups) // groups,
         )
 
@@ -88,7 +88,7 @@ def waffle_prompts(
 
 
 def characters_of(texts: Sequence[str]) -> str:
-    """Give the different characters of texts in order, without spaces, commas and full stops."""
+    """Return the distinct characters of texts in order, without spaces, commas and full stops."""
     return "".join(sorted(set("".join(texts)).difference(" ,.")))
 
 
@@ -102,5 +102,5 @@ def word_list() -> tuple[str, ...]:
 
 
 def _any(count: int, generator: np.random.RandomState) -> int:
-    # As the program's choice(..., replace=False) does.
+    # The same random stream as choice(..., replace=False) of the released program.
     return int(generator.permutation(count)[0])

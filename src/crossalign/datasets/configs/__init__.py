@@ -19,7 +19,7 @@ from crossalign.errors import InputError
 from crossalign.plugins import Plugins
 
 TREE_FIELDS = ("name", "title", "url", "layout", "tree", "subfolders", "left_out", "torchvision", "data_path")
-"""What belongs to the files of a dataset, and not to the way it is measured."""
+"""Fields about the files of a dataset; the other fields say how it is measured."""
 
 
 def _is_number(value: Any) -> bool:
@@ -43,12 +43,12 @@ _KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
         lambda value: value is None or (isinstance(value, dict) and isinstance(value.get("class"), str)),
     ),
 }
-"""What a YAML may give for a field, by the field's annotation."""
+"""Which YAML values a field accepts, by the annotation of the field."""
 
 
 @dataclass(frozen=True)
 class Config:
-    """How a dataset is found, read and measured.
+    """Where a dataset is, how it is read, and how it is measured.
 
     Attributes:
         name: of the dataset.
@@ -161,7 +161,7 @@ def _bundled() -> list[str]:
 
 
 ALIASES = {"imagenet-s": "imagenet-sketch", "place365": "places365"}
-"""Other names of bundled configs, as other programs have them."""
+"""Names that other programs use for bundled configs."""
 
 
 def _check(name: str, module: Any) -> Any:
@@ -202,7 +202,7 @@ def _read(name: str) -> dict[str, Any]:
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # also from dates that are none, and deep nesting
         raise InputError(f"config {name!r} is no YAML ({' '.join(str(error).split())}); fix it") from None
     if aliases:
-        # A few aliases of aliases stand for more than memory holds.
+        # A few aliases of aliases can expand to more than memory holds.
         raise InputError(f"config {name!r} has an alias, such as *name; write out what it stands for")
     known = [field.name for field in fields(Config)]
     if not isinstance(values, dict) or (unknown := [str(key) for key in values if key not in known]):

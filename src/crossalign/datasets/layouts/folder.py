@@ -16,7 +16,7 @@ from crossalign.text.labels import decoded
 
 PATH_COLUMNS = ("path", "filepath", "file_path", "image_path", "file", "filename", "file_name", "image")
 LABEL_COLUMNS = ("label", "class", "class_name", "label_name", "category", "target")
-"""Names of columns in the header of a table, the first that is there."""
+"""Names of columns in the header of a table; the first one that exists is used."""
 
 
 def read(root: Path, config: Config) -> Tree:
@@ -60,7 +60,7 @@ def _from_csv(file: Path) -> list[tuple[Path, str]]:
 
 
 def _rows(lines: list[str]) -> list[tuple[int, list[str]]]:
-    """Part a table into (number of the line, cells), at the separator that comes first in it."""
+    """Split a table into (line number, cells), at the separator that comes first in it."""
     first = re.sub(r'"[^"]*"', "", next((line for line in lines if line.strip()), ""))
     separator = next((sign for sign in first if sign in ",;\t"), ",")
     reader = csv.reader(lines, delimiter=separator, strict=True, skipinitialspace=True)
@@ -76,7 +76,7 @@ def _columns(cells: list[str]) -> tuple[int, int] | None:
 
 
 def _image_path(folder: Path, path: str) -> Path:
-    """Find an image beside its list; lists from Windows part folders by backslashes."""
+    """Find an image beside its list; lists from Windows have backslashes in paths."""
     if "\\" in path and not (folder / path).exists():
         return folder / path.replace("\\", "/")
     return folder / path

@@ -8,11 +8,11 @@ from crossalign.datasets import Tree, classes_of
 from crossalign.datasets.configs import Config
 
 IMAGE_FOLDERS = {"OxfordIIITPet": "oxford-iiit-pet/images", "DTD": "dtd/dtd/images", "Food101": "food-101/images"}
-"""Where torchvision's class looks for the images, under the folder it is told."""
+"""Where torchvision's class looks for the images, under its root."""
 
 
 def read(root: Path, config: Config) -> Tree:
-    """Let torchvision list the images; `root` is the folder it was told to download to, or a folder of the dataset's."""
+    """List the images with torchvision; `root` is the root of its download, or a folder of the dataset inside it."""
     from torchvision import datasets
 
     options = dict(config.torchvision or {})
@@ -27,7 +27,7 @@ def read(root: Path, config: Config) -> Tree:
 
 
 def _told(root: Path, kind: str) -> Path:
-    """Step back from a folder of the dataset to the one that torchvision was told."""
+    """Find the root of torchvision's download above a folder of the dataset."""
     path = root.absolute()
     for place in (path, *path.parents[:2]):
         images = place / IMAGE_FOLDERS[kind]

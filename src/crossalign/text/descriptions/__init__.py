@@ -1,4 +1,4 @@
-"""What classes look like, in words: files of descriptions by class, bundled with the package or a user's own."""
+"""Descriptions of classes: JSON files that are bundled with the package, or a user's own."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Descriptions:
         return matched
 
     def style_for(self, names: Sequence[str], aliases: Sequence[Sequence[str]] = ()) -> Style:
-        """Give the style that was stated, or tell it by these classes' texts; a warning says where that is unclear."""
+        """Return the stated style, or infer it from the texts of these classes; warns if it is unclear."""
         return style_of(self._names_and_texts(names, aliases), self.source) if self.guessed else self.style
 
     def tidy(
@@ -89,7 +89,7 @@ class Descriptions:
     def _names_and_texts(
         self, names: Sequence[str], aliases: Sequence[Sequence[str]]
     ) -> list[tuple[tuple[str, ...], tuple[str, ...]]]:
-        """For each class its names, with what the file calls it, and its texts."""
+        """The names of each class, including its name in the file, and its texts."""
         entries = match_names([name for name, texts in self.classes.items() if texts], names, aliases)
         return [
             ((name, *others), ()) if entry is None else ((name, *others, entry), self.classes[entry])
@@ -111,7 +111,7 @@ class Descriptions:
 
 
 def _stands_in(text: str, names: Sequence[str]) -> bool:
-    """Tell whether a name stands in a text letter for letter, as "one" does in "a photo of a one."."""
+    """Whether a text contains a name letter for letter, as "a photo of a one." contains "one"."""
     return any(re.search(rf"(?<!\w){re.escape(name)}(?!\w)", text) for name in names)
 
 
@@ -153,7 +153,7 @@ def bundled_names() -> list[str]:
 
 
 def parse_descriptions(content: object, source: str, style: Style | None = None) -> Descriptions:
-    """Take what a descriptions file holds; `source` names it in errors, and `style` is as for `load_descriptions`.
+    """Build descriptions from the content of a file; `source` names it in errors, and `style` is as for `load_descriptions`.
 
     Raises:
         InputError: it is something else.

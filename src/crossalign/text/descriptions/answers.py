@@ -1,4 +1,4 @@
-"""Descriptions in the making: each class on disk as it arrives, so that a killed run goes on where it was."""
+"""Save the answers of an LLM to disk as they arrive, so that a killed run resumes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from crossalign.errors import InputError
 from crossalign.text.descriptions import SCHEMA
 
 _NONSENSE = (ValueError, LookupError, TypeError, AttributeError, RecursionError)
-"""What comes of reading a file that is something else, or damaged."""
+"""Errors of reading a file that is damaged or of another kind."""
 
 Classes = dict[str, dict[str, Any]]
 """Class name to its "texts" and the "near" classes that were shown with the question."""

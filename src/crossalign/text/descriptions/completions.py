@@ -1,4 +1,4 @@
-"""A chat completion taken apart: what the model answers, without its thoughts, or why there is no answer."""
+"""Parse chat completions: the model's answer without its reasoning, or why there is no answer."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ _THOUGHTS_END = re.compile(
     r"|\[/THINK\]|◁/think▷|<\|end_of_thought\|>|<\|channel\|>final(?:<\|[^|]*\|>[^<]*)*<\|message\|>",
     re.IGNORECASE,
 )
-"""What stands behind a model's thoughts; its opening tag is often part of the prompt, so that the answer lacks it."""
+"""Closing tags of a model's reasoning; the opening tag is often part of the prompt, so the answer lacks it."""
 _THOUGHTS_BEGIN = re.compile(
     r"<\s*(?:[\w:]*think(?:ing)?|thoughts?|reasoning|reflection|scratchpad)\s*>"
     r"|\[THINK\]|◁think▷|<\|begin_of_thought\|>|<\|channel\|>(?:analysis|commentary)",
     re.IGNORECASE,
 )
 _REASONING = ("reasoning_content", "reasoning", "thinking")
-"""Fields of a message that servers put thoughts into."""
+"""Fields of a message in which servers return the reasoning."""
 
 
 @dataclass(frozen=True)
 class ServerError:
-    """What a server says instead of an answer.
+    """An error that a server returned instead of an answer.
 
     Attributes:
         status: of HTTP, or the code that stands in the error; None if there is none.
@@ -42,7 +42,7 @@ class ServerError:
 
 @dataclass(frozen=True)
 class Reply:
-    """What a completion holds.
+    """The content of a completion.
 
     Attributes:
         text: the answer without thoughts; empty if there is none.
@@ -72,7 +72,7 @@ def error_in(body: Any, status: int | None = None) -> ServerError | None:
 
 
 def reply_in(body: Any) -> Reply | None:
-    """Take a completion apart; None if it is none, as when a proxy answers instead."""
+    """Parse a completion; None if the body is no completion, for example the page of a proxy."""
     try:
         choice = body["choices"][0]
         message = choice["message"]
@@ -87,7 +87,7 @@ def reply_in(body: Any) -> Reply | None:
     text, open_thoughts = _without_thoughts(content or message.get("refusal") or "")
     text = text.encode("utf-8", "ignore").decode()
     if finish in ("length", "max_tokens"):
-        # A draft, or a list that was to go on: nothing in it is an answer.
+        # The answer may be a draft or an unfinished list, so nothing of it is used.
         return Reply("", "the answer was truncated at the token limit; raise the limit at the server if the model thinks")
     if finish == "content_filter":
         return Reply("", "the server's filter held the answer back")
@@ -150,14 +150,14 @@ def _text_list(value: Any) -> list[str]:
 
 
 def _without_thoughts(text: str) -> tuple[str, bool]:
-    """Give what stands behind the last thoughts, and whether others begin there that do not end."""
+    """Return what follows the last reasoning block, and whether another block begins there and does not end."""
     ends = list(_THOUGHTS_END.finditer(text))
     rest = text[ends[-1].end() :] if ends else text
     return rest, _THOUGHTS_BEGIN.search(rest) is not None
 
 
 def _text_of(part: Any) -> str:
-    """Give the text of a part of a content; parts of thoughts have none of the answer."""
+    """Return the text of one part of a message; parts with reasoning return an empty text."""
     if isinstance(part, str):
         return part
     kind = part.get("type") if isinstance(part, Mapping) else None

@@ -45,7 +45,7 @@ class _Object(list[tuple[str, Any]]):
 def import_descriptions(
     source: Path, names: Sequence[str] = (), aliases: Sequence[Sequence[str]] = (), style: FileStyle | None = None
 ) -> Imported:
-    """Read a JSON file {class: [text]}, or a folder of such files, of JSON lists and of text files (a text a line).
+    """Read a JSON file {class: [text]}, or a folder of such files, of JSON lists and of text files (one text per line).
 
     Entries whose names differ only in case, hyphens and underscores are one class. In a folder, a list or text file is
     about the class that it is named after. Texts are tidied as for prompts, but for those of our own
@@ -106,7 +106,7 @@ def _tidied(text: str, style: FileStyle, names: Sequence[str]) -> str:
 
 
 def import_report(imported: Imported) -> Iterator[str]:
-    """Say what was wrong, a line each."""
+    """Describe what was wrong, one line per problem."""
     if imported.unmatched:
         yield f"{_count(imported.unmatched, 'entry', 'entries')} of no wanted class: {', '.join(imported.unmatched)}"
     if imported.missing:
@@ -119,7 +119,7 @@ def import_report(imported: Imported) -> Iterator[str]:
 
 
 def imported_content(imported: Imported, source: str) -> dict[str, Any]:
-    """What our file of imported descriptions holds."""
+    """Content of the file of imported descriptions."""
     classes = {name: list(texts) for name, texts in imported.classes.items()}
     return {"schema": SCHEMA, "author": "imported, not written for crossalign", "source": source} | {
         "style": imported.style,

@@ -21,25 +21,25 @@ log = logging.getLogger("crossalign")
 
 OPENAI_URL = "https://api.openai.com/v1"
 NO_KEY = "no-key"
-"""Sent where there is no key, since the client wants one and local servers ask for none."""
+"""Sent if there is no key: the client needs one, local servers do not."""
 SECRET_LENGTH = 10
 
 ASKED_AGAIN = 2
 GIVE_UP_AFTER = 10
-"""Classes lost to the server in a row, after which the others are not tried."""
+"""Number of classes in a row for which the server failed, after which the run ends."""
 LONGEST_WAIT = 60.0
-"""Seconds that a server may ask to wait for; a longer wait ends the run."""
+"""The most seconds that a server may ask to wait; a longer wait ends the run."""
 TOLD_FROM = 5.0
-"""Seconds of a wait that the user is told of."""
+"""A wait of at least so many seconds is reported to the user."""
 NO_COMPLETIONS = 2
-"""Answers that are no completions, after which a server that has given none yet is not asked again."""
+"""Number of answers without a completion, after which a server that never gave one is not asked again."""
 
 Messages = list[dict[str, str]]
 
 
 @dataclass(frozen=True)
 class Server:
-    """Where an LLM is asked.
+    """Address and settings of an LLM server.
 
     Attributes:
         model: its name there.
@@ -76,18 +76,18 @@ class Server:
         return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", "")).rstrip("/")
 
     def without_key(self, text: str) -> str:
-        """Blank out the key in what a server sent; shorter keys ("EMPTY", "ollama") are no secrets but words."""
+        """Remove the key from what a server sent; very short keys ("EMPTY", "ollama") are words, not secrets."""
         return text.replace(self.key, "***") if len(self.key) >= SECRET_LENGTH else text
 
     def one_line(self, text: object) -> str:
-        """Make a server's words one short line without the key."""
+        """Shorten a server's message to one line without the key."""
         line = self.without_key(" ".join(str(text).split()))
         return line if len(line) <= 300 else f"{line[:300]} ..."
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What came of asking about a class: its texts, or why there are none."""
+    """Outcome of the questions about a class: its texts, or why there are none."""
 
     name: str
     texts: tuple[str, ...] = ()
@@ -95,11 +95,11 @@ class Answer:
 
 
 class _NoAnswer(Exception):
-    """The server failed, also after the retries."""
+    """The server failed, also after retries."""
 
 
 class _Unusable(Exception):
-    """The server answered, but nothing that can be used."""
+    """The server answered, but no text was usable."""
 
 
 async def describe(
@@ -147,7 +147,7 @@ async def describe(
 
 
 class _Asker:
-    """One server and what has been learnt of it."""
+    """A server, and which features it turned out to support."""
 
     def __init__(self, client: AsyncOpenAI, server: Server, order: Order, say: Callable[[str], None]):
         self._client, self._server, self._order, self._say = client, server, order, say
@@ -158,7 +158,7 @@ class _Asker:
         self._told_until = 0.0
 
     async def greet(self) -> None:
-        """Find out quickly whether anything answers there, before every class waits for its retries."""
+        """Check quickly whether a server answers, before every class waits for its retries."""
         from openai import APIConnectionError, APIError, AuthenticationError
 
         quick = self._client.with_options(max_retries=1, timeout=min(30.0, self._server.timeout))
@@ -294,7 +294,7 @@ class _Asker:
         return reply, None
 
     def _check_refusal(self, error: ServerError) -> None:
-        """End the run where a refusal holds for every class.
+        """Raise an error where a refusal holds for every class.
 
         Raises:
             InputError: it does.
@@ -338,7 +338,7 @@ class _Asker:
 
 
 class _Passing(str):
-    """A failure without an answer, in words, that may pass."""
+    """A failure that may be temporary, in words."""
 
 
 class _NotACompletion(_Passing):

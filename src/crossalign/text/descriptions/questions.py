@@ -1,4 +1,4 @@
-"""What an LLM is asked for descriptions of a class, and which of its texts can be used."""
+"""Questions to an LLM about a class, and checks of the texts in its answers."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ EXAMPLE: dict[Style, str] = {
     "sentences": '{"descriptions": ["A ... has ...", "..."]}',
 }
 WORDS: dict[Style, tuple[int, int]] = {"descriptors": (2, 20), "sentences": (4, 40)}
-"""Fewest and most words of a text that is taken; a little wider than what is asked for."""
+"""Fewest and most words of an accepted text; a little wider than what is asked for."""
 
 ANSWER_SCHEMA: dict[str, Any] = {
     "type": "object",
@@ -46,7 +46,7 @@ TOKENS_A_TEXT: dict[Style, int] = {"descriptors": 18, "sentences": 30}
 
 @dataclass(frozen=True)
 class Order:
-    """What is wanted of every class.
+    """What is asked for, for every class.
 
     Attributes:
         style: "descriptors" complete "which has ..."; "sentences" name the class.
@@ -79,7 +79,7 @@ class Order:
         return sent, len(questions) * self.count * TOKENS_A_TEXT[self.style]
 
     def sift(self, texts: Iterable[str], name: str, earlier: Sequence[str] = ()) -> tuple[list[str], list[str]]:
-        """Part the texts of an answer.
+        """Separate the usable texts of an answer from the others.
 
         Args:
             texts: as they came.

@@ -11,7 +11,7 @@ from typing import Literal
 from crossalign.text.names import mentions
 
 Style = Literal["descriptors", "sentences"]
-"""Fragments that go behind a class name, or prompts as they stand."""
+"""Fragments that follow a class name, or complete prompts."""
 
 NAMED_BY_SENTENCES = {"stopped": 0.3, "unstopped": 0.9}
 """The least share of texts that name their class in a file of sentences, if most end in a full stop and if not.
@@ -81,7 +81,7 @@ _WITHOUT_SUBJECT = re.compile(rf"(?:which\s+|that\s+)?(?P<verb>{_VERB}|{_ADVERB}
 
 
 def says_something(text: str) -> bool:
-    """Tell whether a text has a letter or digit."""
+    """Whether a text has a letter or digit."""
     return any(map(str.isalnum, text))
 
 
@@ -122,13 +122,13 @@ def tidy_descriptor(text: str, names: Sequence[str] = ()) -> str:
 
 
 def predicate_of(sentence: str, names: Sequence[str]) -> str | None:
-    """Give what a sentence says of its class, as a descriptor; None if the class is not its subject."""
+    """Turn a sentence about its class into a descriptor; None if the class is not its subject."""
     predicate = _predicate(tidy_sentence(sentence).rstrip(" .,;:!"), names, named=True)
     return None if predicate is None else _lower_first(predicate)
 
 
 def _predicate(text: str, names: Sequence[str], *, named: bool = False) -> str | None:
-    """Take off the subject, which is a pronoun, a name or, unless it must be named, left out."""
+    """Remove the subject: a pronoun or a name; unless it must be named, it may be missing."""
     if text.startswith("has ") and not named:
         return text
     text = re.sub(
