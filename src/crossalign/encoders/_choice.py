@@ -1,4 +1,4 @@
-"""What `crossalign encoders SPEC --time` measured on this machine, in a file that can be looked at and removed."""
+"""The measurements of `crossalign encoders SPEC --time` on this machine, in a file that users can read and remove."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an encoder computes, for people and for results files."""
+"""Describe an encoder for results files and for `crossalign encoders`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 OPTIONAL = ("logit_bias", "activation", "context", "weights")
-"""What an encoder of another package may leave out."""
+"""Attributes that an encoder of another package may lack."""
 
 
 def describe(encoder: Any) -> dict[str, Any]:

@@ -34,7 +34,7 @@ def quiet_hub() -> Iterator[None]:
 
 @contextmanager
 def weights_only() -> Iterator[None]:
-    """Let torch unpickle weights and nothing that runs code, for the files that open_clip loads itself.
+    """Let torch unpickle only weights, and nothing that runs code, in files that open_clip loads itself.
 
     open_clip asks for that too, but loads a file again by torch's default if the first time ends in a TypeError, which a
     file can bring about; and an environment variable that many set for old programs makes that default the unsafe one.
@@ -51,7 +51,7 @@ def weights_only() -> Iterator[None]:
 
 
 def reason_of(error: BaseException) -> str:
-    """Give the first sentence of what an exception says, on one line."""
+    """Return the first sentence of an exception's message, on one line."""
     said = str(error).strip() or type(error).__name__
     return said.splitlines()[0].split(". ")[0].rstrip(".:")[:200]
 

@@ -29,14 +29,14 @@ WEIGHTS_NAMES = (
     "model.safetensors",
     "pytorch_model.bin",
 )
-"""What the weights in a model's folder are called, the most certain first."""
+"""Names of the file with the weights in a model's folder, the most reliable first."""
 NOT_WEIGHTS = ("attn_mask", "context_length", "input_resolution", "position_ids", "vocab_size")
 """Last part of the names of tensors that some files hold and that the model computes itself."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """What a spec stands for.
+    """The model that a spec names.
 
     Attributes:
         spec: what was given, without "open_clip:".
@@ -66,13 +66,13 @@ class Source:
 
 
 def published(arch: str, tag: str) -> dict[str, Any]:
-    """Give what open_clip knows of published weights; empty if there are none of that name."""
+    """Return what open_clip knows about published weights; empty if it knows none of that name."""
     config: dict[str, Any] = open_clip.get_pretrained_cfg(arch, tag) if tag else {}
     return config
 
 
 def parse(spec: str) -> Source:
-    """Find out what ARCH/TAG, ARCH/TAG@FILE, ARCH/FILE, ARCH/random, hf-hub:OWNER/NAME or local-dir:DIR stands for.
+    """Parse a spec: ARCH/TAG, ARCH/TAG@FILE, ARCH/FILE, ARCH/random, hf-hub:OWNER/NAME or local-dir:DIR.
 
     Raises:
         InputError: an unknown architecture or tag, a file that is not there, or one that needs its tag said.
@@ -188,7 +188,7 @@ def build(source: Source) -> nn.Module:
     """
     try:
         with quiet_hub(), weights_only(), warnings.catch_warnings():
-            # Said of architectures whose config alone has QuickGELU, which is what they are built with.
+            # open_clip warns of architectures with QuickGELU in their config alone; they are built with it.
             warnings.filterwarnings("ignore", message="QuickGELU mismatch", category=UserWarning)
             text = (open_clip.get_model_config(source.arch) or {}).get("text_cfg", {})
             if text.get("hf_tokenizer_name") or text.get("hf_model_name"):

@@ -14,7 +14,7 @@ NEEDED = ("name", "width", "logit_scale", "fingerprint", "preprocessing", "devic
 """Attributes that every encoder has; `tower`, `finish` and with them `runtime` may be left out."""
 
 Load = Callable[[str, torch.device], Any]
-"""What an entry point leads to: (what stands behind the colon of the spec, device) to an encoder."""
+"""Function of an entry point: (the part of the spec after the colon, device) to an encoder."""
 
 
 def check(name: str, load: Any) -> Load:
@@ -39,7 +39,7 @@ def load_added(added: Plugins[Load], spec: str, device: torch.device) -> Any:
     except InputError:
         raise
     except Exception as error:
-        # A stranger's loader can fail in every way.
+        # Another package's loader can raise any exception.
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise InputError(f"{called} cannot be loaded ({reason}); check its spec, or update the package") from error
     if lacking := [name for name in NEEDED if not hasattr(encoder, name)]:
@@ -48,7 +48,7 @@ def load_added(added: Plugins[Load], spec: str, device: torch.device) -> Any:
 
 
 def check_reference(encoder: Any, runtime: str, precision: str | None) -> None:
-    """Make sure that an encoder without a tower is asked for nothing but the reference.
+    """Make sure that only the reference runtime is asked of an encoder without a tower.
 
     Raises:
         InputError: something else was named.

@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 one_at_a_time = threading.RLock()
-"""Held by whoever changes a setting of the process for a while, so that it is set back to what it was."""
+"""Lock for temporary changes of the process's settings, so that each is restored to its old value."""
 
 
 @contextmanager
 def quiet_logs() -> Iterator[None]:
-    """Hold back what libraries log up to errors."""
+    """Suppress log messages of libraries up to the level of errors."""
     with one_at_a_time:
         root = logging.getLogger()
         disabled = root.manager.disable

@@ -26,7 +26,7 @@ ROUNDS = 5
 
 @dataclass(frozen=True)
 class Timing:
-    """How one way did.
+    """Speed and agreement of one way to compute a tower.
 
     Attributes:
         engine, precision: the way.
@@ -59,11 +59,11 @@ def time_runtimes(subject: Subject) -> tuple[list[Timing], Path]:
             except Exception:  # What cannot be exported has no time; `pick_runtime` says why.
                 continue
     views = example_views(subject.tower.preprocessing, CHECK_VIEWS)
-    # So few views would time a GPU's launches, not its work.
+    # On a GPU, so few views would time the launches of kernels, not their work.
     views = views if subject.device.type == "cpu" else views.repeat(16, 1, 1, 1)
     seconds: dict[Way, list[float]] = {way: [] for way in cosines}
     for _ in range(1 + ROUNDS):
-        # In turns, so that a busy moment is everybody's.
+        # In turns, so that a busy moment slows all ways alike.
         for way, times in seconds.items():
             start = time.perf_counter()
             check.run(way)(views)

@@ -27,7 +27,7 @@ def load(tower: Tower, device: torch.device, precision: str) -> Run:
 
 
 def gains_from_bf16(device: torch.device) -> bool:
-    """Say whether a device multiplies faster in bfloat16 than in float32, by what it is made of.
+    """Whether a device multiplies faster in bfloat16 than in float32, by its instructions.
 
     Having the instructions is not enough: Intel's processors without AMX have avx512_bf16, and gain nothing from it.
     """
@@ -46,12 +46,12 @@ def _cpu_gains_from_bf16(capabilities: dict[str, Any]) -> bool:
 
 @lru_cache(maxsize=1)
 def _capabilities() -> dict[str, Any]:
-    """Give what torch says of the processor; nothing, so that float32 is taken, where it is too old to say it."""
+    """Capabilities of the processor as torch reports them; empty, so that float32 is used, if torch is too old."""
     ask = getattr(torch.cpu, "get_capabilities", None)
     return dict(ask()) if ask else {}
 
 
 def machine(device: torch.device) -> list[str]:
-    """Name what the outcome and time of a computation depend on."""
+    """List what the result and the time of a computation depend on."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else str(_capabilities().get("cpu_name", ""))
     return [str(device), name, platform.machine(), f"{torch.get_num_threads()} threads", f"torch {torch.__version__}"]

@@ -1,4 +1,4 @@
-"""Tell models apart by their content: weights, activation, and all else that changes a feature."""
+"""Fingerprints of models: weights, activation, and all else that changes a feature."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def digest(modules: Iterable[nn.Module], *settings: object) -> str:
 
 
 def activations(*modules: nn.Module) -> str:
-    """Name the activations of models, such as "GELU" or "QuickGELU, ReLU", which weights alone do not tell."""
+    """Names of a model's activations, such as "GELU" or "QuickGELU, ReLU"; the weights alone do not show them."""
     layers = {type(layer) for module in modules for layer in module.modules()}
     known = {
         layer.__name__ for layer in layers if layer.__module__ in ("torch.nn.modules.activation", "transformers.activations")
@@ -31,7 +31,7 @@ def activations(*modules: nn.Module) -> str:
 
 
 def tokenizer_content(tokenizer: Any) -> str:
-    """Give what decides the tokens of a tokenizer of the transformers library; empty for others."""
+    """Return all that decides the tokens of a tokenizer of the transformers library; empty for others."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is not None:
         content: str = backend.to_str()

@@ -59,7 +59,7 @@ class ClipTexts:
         return plain and pool in ("argmax", "eos") and hasattr(self.tokenizer, "eot_token_id")
 
     def _are_truncated(self, texts: Sequence[str], tokens: Tensor) -> list[bool]:
-        """Say which texts have more tokens than the context: those that also fill a context that is longer by one."""
+        """Whether each text has more tokens than the context: it then also fills a context that is longer by one."""
         last = self._last_place()
         padding = self.tokenizer([""])[0, last]
         full = (tokens[:, last] != padding).nonzero().flatten().tolist()
@@ -71,15 +71,15 @@ class ClipTexts:
         return truncated
 
     def _last_place(self) -> int:
-        """Name the place that is padding unless a text fills its context."""
+        """Index of the token that is padding unless a text fills its context."""
         if getattr(getattr(self.tokenizer, "tokenizer", None), "padding_side", "right") == "left":
             return 0
-        # In this mode of open_clip, a class token stands behind the padding.
+        # In this mode of open_clip, a class token follows the padding.
         return -2 if getattr(self.tokenizer, "tokenizer_mode", "") == "clips" else -1
 
 
 def load(spec: str, device: torch.device) -> DualEncoder:
-    """Load what a spec stands for.
+    """Load the model of a spec.
 
     Raises:
         InputError: unknown architecture or tag, or weights or a tokenizer that cannot be reached or read.

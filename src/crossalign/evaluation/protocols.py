@@ -33,7 +33,7 @@ RELEASED_VIEWS: Mapping[str, Callable[[Config, int], Recipe]] = {
 
 @dataclass(frozen=True)
 class Saw:
-    """What a method saw, as results say it.
+    """The views and texts of a method, as results show them.
 
     Attributes:
         views: of an image, in words.
@@ -64,13 +64,13 @@ class Row:
 
     @property
     def views(self) -> str:
-        """What it sees of an image, in words."""
+        """The views of the method, in words."""
         if not self.method.uses_views:
             return "global view"
         return str(self.recipe) + (" + global view" if self.method.sees == "views+image" else "")
 
     def saw(self, texts: TextFeatures) -> Saw:
-        """Say what it saw, given its texts."""
+        """Return the views and texts for the results."""
         return Saw(self.views, self.method.prompts, (int(texts.counts.min()), int(texts.counts.max())))
 
     def with_seed(self, seed: int) -> Row:

@@ -153,7 +153,7 @@ def true_ranks(scores: Tensor, labels: Tensor) -> Tensor:
     Raises:
         InputError: a score is not finite.
     """
-    # One that is not finite makes the sum so; of finite ones only overflow can.
+    # A score that is not finite makes the sum not finite; so does an overflow, hence the second test.
     if not torch.isfinite(scores.sum()) and not torch.isfinite(scores).all():
         raise InputError("some scores are not finite; the encoder's weights are damaged or overflow in this precision")
     own = labels[:, None, None].expand(-1, scores.shape[1], 1)

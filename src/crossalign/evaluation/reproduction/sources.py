@@ -1,4 +1,4 @@
-"""Which of the grid's datasets and descriptions are there, and where the others are to be had."""
+"""Find the datasets and descriptions of the grid, and say where missing ones are published."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def find_dataset(config: Config, data_root: Path, names: ClassNames = "published
     try:
         return load_dataset(config, data_root, names=names)
     except InputError:
-        # Folders such as "val" are named alike in several datasets: that one was another's.
+        # Several datasets have folders with names such as "val": this one belongs to another dataset.
         return None
 
 
