@@ -128,7 +128,7 @@ def read_crop_scale(text: str, config: Config) -> tuple[float, float]:
     Raises:
         InputError: it is something else.
     """
-    from crossalign.datasets.configs import check_crop_scale
+    from crossalign.images.crop_scale import check_crop_scale
 
     if text in ("released", "written"):
         return config.crop_scale if text == "released" else config.crop_scale_written

@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from crossalign.datasets.configs import check_crop_scale
 from crossalign.errors import InputError
+from crossalign.images.crop_scale import check_crop_scale
 from crossalign.images.resample import KERNELS, resample
 
 LONGEST = 32

@@ -7,7 +7,7 @@ Installed packages add datasets through entry points of the group "crossalign.da
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from importlib import resources
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 
 from crossalign.errors import InputError
+from crossalign.images.crop_scale import check_crop_scale
 from crossalign.plugins import Plugins
 
 TREE_FIELDS = ("name", "title", "url", "layout", "tree", "subfolders", "left_out", "torchvision", "data_path")
@@ -134,20 +135,6 @@ def load_config(dataset: str, measured_as: str | None = None) -> Config:
         values |= {key: value for key, value in _read(measured_as).items() if key not in TREE_FIELDS}
     tupled: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
     return Config(**tupled)
-
-
-def check_crop_scale(crop_scale: Sequence[Any], called: str = "crop_scale") -> None:
-    """Make sure that a crop scale, `called` so in the error, is two shares (lo, hi) with 0 < lo <= hi <= 1.
-
-    Raises:
-        InputError: it is something else.
-    """
-    if all(isinstance(share, (int, float)) for share in crop_scale) and len(crop_scale) == 2:
-        low, high = crop_scale
-        if 0 < low <= high <= 1:
-            return
-    shown = ", ".join(map(str, crop_scale))
-    raise InputError(f"{called} is {shown}, but must be two shares with 0 < low <= high <= 1")
 
 
 def config_names() -> list[str]:

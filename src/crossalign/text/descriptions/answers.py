@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from crossalign.errors import InputError
+from crossalign.store.files import write_atomically
 from crossalign.text.descriptions import SCHEMA
 
 _NONSENSE = (ValueError, LookupError, TypeError, AttributeError, RecursionError)
@@ -78,8 +79,6 @@ class AnswerFile:
 
     def finish(self, names: Sequence[str], failures: Mapping[str, str]) -> None:
         """Write the file: the classes in their order, then those that only an earlier run was asked for."""
-        from crossalign.store.files import write_atomically
-
         order = [name for name in names if name in self.classes]
         order += [name for name in self.classes if name not in set(order)]
         near = {name: self.classes[name]["near"] for name in order if self.classes[name]["near"]}
