@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
-from crossalign.encoders._quiet import one_at_a_time, quiet_logs
+from crossalign.encoders._quiet import settings_lock, quiet_logs
 from crossalign.errors import InputError
 
 
@@ -19,7 +19,7 @@ def quiet_hub() -> Iterator[None]:
     """Where the hub cannot be found, look in its cache at once, instead of warning and retrying for a minute."""
     from huggingface_hub import constants
 
-    with one_at_a_time, quiet_logs():
+    with settings_lock, quiet_logs():
         offline = constants.HF_HUB_OFFLINE
         if not offline and not getproxies():
             try:
@@ -40,7 +40,7 @@ def weights_only() -> Iterator[None]:
     file can bring about; and an environment variable that many set for old programs makes that default the unsafe one.
     """
     force = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
-    with one_at_a_time:
+    with settings_lock:
         before = {name: os.environ.pop(name, None) for name in (force, "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD")}
         os.environ[force] = "1"
         try:

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from crossalign.encoders._quiet import one_at_a_time, quiet_logs
+from crossalign.encoders._quiet import settings_lock, quiet_logs
 from crossalign.encoders._tower import Run, Tower, to_bytes
 
 INT8_VERSION = 2
@@ -177,7 +177,7 @@ def _library(name: str) -> Any:
     Without it they go on silently. Once they are imported, other programs can import that package as if nothing had been.
     """
     telemetry = "openvino_telemetry"
-    with one_at_a_time:
+    with settings_lock:
         if name in sys.modules or telemetry in sys.modules:
             return importlib.import_module(name)
         sys.modules[telemetry] = None  # type: ignore[assignment]

@@ -7,14 +7,14 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-one_at_a_time = threading.RLock()
+settings_lock = threading.RLock()
 """Lock for temporary changes of the process's settings, so that each is restored to its old value."""
 
 
 @contextmanager
 def quiet_logs() -> Iterator[None]:
     """Suppress log messages of libraries up to the level of errors."""
-    with one_at_a_time:
+    with settings_lock:
         root = logging.getLogger()
         disabled = root.manager.disable
         # Without any handler, open_clip's calls of logging.info() would configure the root logger.

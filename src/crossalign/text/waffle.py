@@ -39,13 +39,13 @@ class Noise:
     def like(cls, names: Sequence[str], words: Sequence[str], characters: str) -> Noise:
         """Measure the lengths of class names."""
         split = [name.replace("_", " ").split(" ") for name in names]
-        length = int(np.round(np.mean([np.mean([len(word) for word in of_one]) for of_one in split])))
+        length = int(np.round(np.mean([np.mean([len(word) for word in name_words]) for name_words in split])))
         # Here the released program counts in the names as given, with their underscores.
         groups = int(np.round(np.mean([name.count(" ") for name in names]))) + 1
         count = math.ceil(np.mean([max(map(len, name.split(" "))) for name in names]))
         return cls(
             words=tuple(word[:length] for word in words),
-            word_count=max(1, int(np.round(np.mean([len(of_one) for of_one in split])))),
+            word_count=max(1, int(np.round(np.mean([len(name_words) for name_words in split])))),
             characters=characters,
             groups=groups,
             # The released program always rounds up, also if the count is a multiple already.

@@ -180,5 +180,5 @@ def _text(file: Path) -> str:
         raise InputError(f"descriptions {str(file)!r} are no UTF-8 text; save them as UTF-8") from None
 
 
-def _count(things: Sequence[str], one: str, many: str) -> str:
-    return f"{len(things)} {one if len(things) == 1 else many}"
+def _count(things: Sequence[str], singular: str, plural: str) -> str:
+    return f"{len(things)} {singular if len(things) == 1 else plural}"
