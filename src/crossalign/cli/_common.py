@@ -61,14 +61,7 @@ def option_group(name: str, settings: type, *each: Callable[[Any], Any]) -> Call
 
 @dataclass(frozen=True)
 class EncoderOptions:
-    """How an encoder is loaded.
-
-    Attributes:
-        device: value of --device.
-        runtime: value of --runtime.
-        precision: value of --precision; None leaves the choice to `load_encoder`.
-        calibrate: value of --calibrate, a folder of images.
-    """
+    """How an encoder is loaded: the values of --device, --runtime, --precision and --calibrate."""
 
     device: str
     runtime: str
