@@ -32,10 +32,10 @@ def test_every_command_is_understood(page):
     for line in commands(page):
         words = shlex.split(line.split("| ")[-1], comments=True)
         name, *options = words[1 : words.index(">") if ">" in words else None]
-        verb = main.get_command(click.Context(main), name)
-        assert verb is not None, line
+        command = main.get_command(click.Context(main), name)
+        assert command is not None, line
         if options:
-            verb.make_context(name, options).close()
+            command.make_context(name, options).close()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -1,4 +1,4 @@
-"""Contributions that sum to the score, maps of where they lie, and the verb, on real photos."""
+"""Contributions that sum to the score, maps of where they lie, and the command, on real photos."""
 
 import json
 import shlex

@@ -175,7 +175,9 @@ def kept_in(folder):
 )
 def test_nonsense_in_place_of_answers_is_one_sentence(tmp_path, name, content):
     (tmp_path / name).write_text(content + "\n")
-    with pytest.raises(InputError, match=r"is damaged; remove it|was not made by this verb; remove it") as caught:
+    with pytest.raises(
+        InputError, match=r"is damaged; remove it|was not made by `crossalign describe`; remove it"
+    ) as caught:
         answers(tmp_path)
     assert "\n" not in str(caught.value)
     assert (tmp_path / name).read_text() == content + "\n"

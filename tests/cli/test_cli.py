@@ -1,4 +1,4 @@
-"""Each verb through a real process."""
+"""Each command through a real process."""
 
 import csv
 import io
@@ -17,7 +17,7 @@ from command import SCRIPT, fails, run
 from conftest import PHOTOS
 from crossalign.methods.registry import METHODS
 
-VERBS = tuple(
+COMMANDS = tuple(
     "ablate classify datasets demo describe encoders evaluate explain features methods reproduce serve store table".split()  # noqa: SIM905
 )
 
@@ -47,9 +47,9 @@ def by_class(tmp_path_factory):
 
 def test_help_teaches():
     text = run("--help").stdout
-    for verb in VERBS:
-        assert verb in text
-        assert f"crossalign {verb}" in run(verb, "--help").stdout
+    for command in COMMANDS:
+        assert command in text
+        assert f"crossalign {command}" in run(command, "--help").stdout
     assert run("--version").stdout.startswith("crossalign, version ")
 
 
@@ -134,7 +134,7 @@ def test_wrong_use_of_classify_is_one_sentence(arguments, message):
     "arguments",
     [
         ("classify", "photo.jpg", "--labels", "a,b", "--views", "0"),  # what click refuses,
-        ("classify", "-", "--labels", "a,b"),  # what the verb does,
+        ("classify", "-", "--labels", "a,b"),  # what the command does,
         ("classify", "photo.jpg", "--labels", "cat"),  # and the library
         ("evaluate", "--dataset", "folder", "--methods", "cupl"),
         ("table", "none.json"),

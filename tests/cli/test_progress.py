@@ -32,14 +32,14 @@ class Clock:
 
 def heartbeat(total):
     lines, clock = [], Clock()
-    return Heartbeat(total, "pictures encoded", lines.append, clock), clock, lines
+    return Heartbeat(total, "images encoded", lines.append, clock), clock, lines
 
 
 def test_a_line_says_how_far_how_fast_and_how_long_still():
     beat, clock, lines = heartbeat(50_000)
     clock.seconds = 301.0
     beat.update(12_400)
-    assert lines == ["12,400 of 50,000 pictures encoded, 41.2/s, 15 min left"]
+    assert lines == ["12,400 of 50,000 images encoded, 41.2/s, 15 min left"]
 
 
 def test_lines_are_ten_seconds_apart_and_the_last_is_said_once():
@@ -52,8 +52,8 @@ def test_lines_are_ten_seconds_apart_and_the_last_is_said_once():
             at.append(second)
     assert at == list(range(10, 101, int(LINE_SECONDS)))
     beat.close()
-    assert lines[0] == "10 of 100 pictures encoded, 1.0/s, 2 min left"
-    assert lines[-1] == "100 of 100 pictures encoded, 1.0/s"
+    assert lines[0] == "10 of 100 images encoded, 1.0/s, 2 min left"
+    assert lines[-1] == "100 of 100 images encoded, 1.0/s"
     assert len(lines) == 10
 
 
@@ -63,14 +63,14 @@ def test_short_work_gets_one_line():
         clock.seconds += 1
         beat.update(1)
     beat.close()
-    assert lines == ["3 of 4 pictures encoded, 1.0/s, 1 s left"]
+    assert lines == ["3 of 4 images encoded, 1.0/s, 1 s left"]
 
 
 def test_slow_work_is_told_by_the_minute():
     beat, clock, lines = heartbeat(3)
     clock.seconds = 60.0
     beat.update(1)
-    assert lines == ["1 of 3 pictures encoded, 1.0/min, 2 min left"]
+    assert lines == ["1 of 3 images encoded, 1.0/min, 2 min left"]
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_durations(seconds, text):
 def test_a_terminal_gets_a_bar():
     code = (
         "from crossalign.cli._progress import show_progress\n"
-        "with show_progress(8, 'pictures encoded') as bar:\n"
+        "with show_progress(8, 'images encoded') as bar:\n"
         "    [bar.update(2) for _ in range(4)]"
     )
     screen, terminal = pty.openpty()

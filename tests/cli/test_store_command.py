@@ -227,9 +227,9 @@ def test_wrong_use_is_one_sentence(store, tmp_path):
     assert digest[:12] in said
 
 
-@pytest.mark.parametrize("verb", ["list", "verify", "gc"])
-def test_an_empty_store_says_so(tmp_path, verb):
-    done = run(Store(tmp_path / "none"), verb)
+@pytest.mark.parametrize("command", ["list", "verify", "gc"])
+def test_an_empty_store_says_so(tmp_path, command):
+    done = run(Store(tmp_path / "none"), command)
     assert done.exit_code == 0
     assert "none' is empty; `crossalign evaluate` fills it" in done.stderr
     assert "is empty" in refused(run(Store(tmp_path / "none"), "export", "ab", "--output", tmp_path / "f.npz"))

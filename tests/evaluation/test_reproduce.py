@@ -419,8 +419,8 @@ def test_a_missing_dataset_names_a_place_and_a_command_that_is_understood(name, 
     sentence = sources.how_to_get(config, tmp_path)
     assert config.url in sentence
     if "`" in sentence:
-        verb, *options = sentence.split("`")[1].split()[1:]
-        main.get_command(None, verb).make_context(verb, options).close()
+        command, *options = sentence.split("`")[1].split()[1:]
+        main.get_command(None, command).make_context(command, options).close()
 
 
 @pytest.mark.parametrize(

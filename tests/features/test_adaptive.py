@@ -162,8 +162,8 @@ def test_the_command_says_how_many_views_it_took(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--views", "0"], "'0' must be a whole number from 1 on, or adaptive"),
-        (["--views", "many"], "'many' must be a whole number from 1 on, or adaptive"),
+        (["--views", "0"], "'0' must be a whole number, at least 1, or adaptive"),
+        (["--views", "many"], "'many' must be a whole number, at least 1, or adaptive"),
         (["--max-views", "9"], "--max-views belongs to --views adaptive"),
         (["--views", "9", "--confidence", "0.9"], "--confidence belongs to --views adaptive"),
         (["--views", "adaptive", "--confidence", "1"], "1.0 is not in the range"),

@@ -21,15 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ClusterOptions:
-    """Where a command runs.
-
-    Attributes:
-        executor: value of --executor, "local" or "ray".
-        ray_address: value of --ray-address.
-        workers: value of --workers.
-        cpus_per_worker: value of --num-cpus-per-worker.
-        gpus_per_worker: value of --num-gpus-per-worker.
-    """
+    """Where a command runs: the values of --executor and of the options of a cluster."""
 
     executor: str
     ray_address: str | None

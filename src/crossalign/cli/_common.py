@@ -61,14 +61,7 @@ def option_group(name: str, settings: type, *each: Callable[[Any], Any]) -> Call
 
 @dataclass(frozen=True)
 class EncoderOptions:
-    """How an encoder is loaded.
-
-    Attributes:
-        device: value of --device.
-        runtime: value of --runtime.
-        precision: value of --precision; None leaves the choice to `load_encoder`.
-        calibrate: value of --calibrate, a folder of images.
-    """
+    """How an encoder is loaded: the values of --device, --runtime, --precision and --calibrate."""
 
     device: str
     runtime: str
@@ -251,11 +244,12 @@ def check_output(path: str) -> Path:
     """
     file = Path(path)
     try:
-        wrong = file.is_dir() or not file.absolute().parent.is_dir()
+        is_folder, has_folder = file.is_dir(), file.absolute().parent.is_dir()
     except OSError as error:
         raise InputError(f"output {path!r} cannot be written ({error.strerror}); name another file") from None
-    if wrong:
-        raise InputError(f"output {path!r} cannot be written, since its folder is missing or it is one; name another file")
+    if is_folder or not has_folder:
+        reason = "it is a folder" if is_folder else "its folder does not exist"
+        raise InputError(f"output {path!r} cannot be written, since {reason}; name another file")
     return file
 
 

@@ -1,4 +1,4 @@
-"""The console: what it cannot show is escaped, warnings are one line, and lists that come in are read with care."""
+"""The console: characters that it lacks are escaped, a warning is one line, and lists are read from standard input."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def set_up_console() -> None:
 
 
 def _escaped(error: UnicodeError) -> tuple[bytes, int]:
-    """Write what an encoding lacks as \\uXXXX, which JSON reads too; a byte of a file name that is no text stays itself."""
+    """Write characters that an encoding lacks as \\uXXXX, as JSON does; bytes of a file name that are not text stay."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     parts = []
@@ -45,8 +45,8 @@ def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
 def paths_from_stdin() -> list[str]:
     """Read a list of paths: one per line, or separated by NUL as `find -print0` writes them.
 
-    Blanks at the ends of a name belong to it. LF and CRLF end a line, and a byte order mark is no part of a name, so that
-    lists from Windows find their files. A name that holds a line end is given by NUL.
+    Blanks at the ends of a name belong to it. LF and CRLF end a line, and a byte order mark is not part of a name, so lists
+    from Windows work. Names that contain a line end need NUL as separator.
     """
     content = sys.stdin.buffer.read() if hasattr(sys.stdin, "buffer") else os.fsencode(sys.stdin.read())
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):  # Windows PowerShell redirects into UTF-16.

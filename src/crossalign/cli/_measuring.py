@@ -48,17 +48,7 @@ allow_missing_option = click.option(
 
 @dataclass(frozen=True)
 class DatasetOptions:
-    """Which dataset is measured.
-
-    Attributes:
-        dataset_name: value of --dataset.
-        data_path: value of --data-path.
-        config_name: value of --config.
-        encoder: value of --encoder.
-        limit: value of --limit.
-        class_names: value of --class-names.
-        download: value of --download.
-    """
+    """Which dataset is measured, with which encoder: the values of `dataset_options`."""
 
     dataset_name: str | None
     data_path: str | None

@@ -20,7 +20,7 @@ PHOTOS = {
     "page.png": "page of text",
     "hubble_deep_field.jpg": "galaxies",
 }
-"""Photos in scikit-image that show one thing with a name, and its name."""
+"""Photos in scikit-image, each with the name of what it shows."""
 
 
 @click.command(cls=GroupedCommand)

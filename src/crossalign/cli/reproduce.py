@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,28 +17,6 @@ from crossalign.errors import InputError
 if TYPE_CHECKING:
     from crossalign.datasets import ClassNames
     from crossalign.evaluation.reproduction.grid import GridCell
-    from crossalign.text.descriptions import Style
-
-
-@dataclass(frozen=True)
-class Options:
-    """The values of the command's options."""
-
-    tables: str
-    datasets: str | None
-    encoders: tuple[str, ...]
-    methods: str | None
-    data_root: str
-    descriptions: tuple[str, ...]
-    description_style: Style | None
-    class_names: ClassNames | None
-    allow_missing: bool
-    output: str
-    limit: int | None
-    seed: int
-    num_workers: int
-    device: str
-    store: str | None
 
 
 @click.command(cls=GroupedCommand)
@@ -66,7 +43,17 @@ class Options:
 @common.device_option
 @common.workers_option
 @common.store_option
-def command(**values: Any) -> None:
+def command(
+    tables: str,
+    datasets: str | None,
+    encoders: tuple[str, ...],
+    methods: str | None,
+    data_root: str,
+    output: str,
+    class_names: ClassNames | None,
+    descriptions: tuple[str, ...],
+    **settings: Any,
+) -> None:
     """Measure the tables of the paper, and print published beside measured accuracies.
 
     Datasets and encoders that are not found are left out, with a note. The output folder gets reproduction.md,
@@ -81,61 +68,47 @@ def command(**values: Any) -> None:
 
     Exit code: 0 if everything that was found was measured, 1 if some of it failed, 2 if nothing could be measured.
     """
-    options = Options(**values)
-    cells = _cells(options)
-    descriptions = tuple(Path(path) for path in options.descriptions)
-    output = Path(options.output)
-    if output.exists() and not output.is_dir():
-        raise InputError(f"output {str(output)!r} is a file; name a folder")
+    cells = _cells(tables, datasets, encoders, methods)
+    files, folder = tuple(Path(path) for path in descriptions), Path(output)
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"output {output!r} is a file; name a folder")
 
     from crossalign.evaluation.reproduction import report
     from crossalign.evaluation.reproduction.grid import Settings, run_grid
     from crossalign.evaluation.reproduction.sources import check_descriptions
     from crossalign.store.files import write_atomically
 
-    check_descriptions(descriptions, [cell.config for cell in cells])
-    settings = Settings(
-        Path(options.data_root),
-        output,
-        descriptions,
-        description_style=options.description_style,
-        class_names=options.class_names or "published",
-        allow_missing=options.allow_missing,
-        seed=options.seed,
-        limit=options.limit,
-        device=options.device,
-        num_workers=options.num_workers,
-        store=options.store,
-    )
-    outcome = run_grid(cells, settings, say=lambda line: click.echo(line, err=True), progress=common.progress_bar)
+    check_descriptions(files, [cell.config for cell in cells])
+    grid = Settings(Path(data_root), folder, files, class_names=class_names or "published", **settings)
+    outcome = run_grid(cells, grid, say=lambda line: click.echo(line, err=True), progress=common.progress_bar)
     if not outcome.done:
         raise InputError("\n".join(["nothing could run:", *(f"- {why}" for why in report.not_measured(outcome))]))
     called = shlex.join(["crossalign", *sys.argv[1:]])
     text = report.markdown(outcome, called)
-    write_atomically(output / "reproduction.md", text.encode())
-    write_atomically(output / "reproduction.tex", report.latex(outcome, called).encode())
+    write_atomically(folder / "reproduction.md", text.encode())
+    write_atomically(folder / "reproduction.tex", report.latex(outcome, called).encode())
     click.echo(text, nl=False)
     if outcome.failed:
         sys.exit(1)
 
 
-def _cells(options: Options) -> list[GridCell]:
+def _cells(tables: str, datasets: str | None, encoders: tuple[str, ...], methods: str | None) -> list[GridCell]:
     from crossalign.datasets.configs import load_config
     from crossalign.evaluation.reproduction.grid import plan
     from crossalign.evaluation.reproduction.published import TABLES, published_table
     from crossalign.methods.registry import pick_methods
 
-    numbers = _words(options.tables)
+    numbers = _words(tables)
     if unknown := [number for number in numbers if number not in map(str, TABLES)]:
         raise InputError(f"table {unknown[0]!r} is unknown; --tables takes 1, 2 or 1,2")
-    tables = [published_table(number) for number in TABLES if str(number) in numbers]
-    known = [name for table in tables for name in table.images]
-    names = [load_config(name).name for name in _words(options.datasets)] if options.datasets else known
+    published = [published_table(number) for number in TABLES if str(number) in numbers]
+    known = [name for table in published for name in table.images]
+    names = [load_config(name).name for name in _words(datasets)] if datasets else known
     if unknown := [name for name in names if name not in known]:
         raise InputError(f"dataset {unknown[0]!r} is not in the tables that --tables names; choose from {', '.join(known)}")
-    methods = [method.name for method in pick_methods(_words(options.methods))] if options.methods else ()
+    chosen = [method.name for method in pick_methods(_words(methods))] if methods else ()
     configs = [load_config(name) for name in known if name in names]
-    return plan(tables, configs, options.encoders, methods)
+    return plan(published, configs, encoders, chosen)
 
 
 def _words(text: str) -> list[str]:

@@ -48,7 +48,7 @@ class AnswerFile:
 
     @property
     def finished(self) -> bool:
-        """Whether the file holds every answer, and no failure that has been mended since."""
+        """Whether the file holds every answer, and no failure that a later run has fixed."""
         return self.path.exists() and not self._partial.exists() and not self._failed_before
 
     def lacking(self, names: Sequence[str], near: Mapping[str, Sequence[str]]) -> list[str]:
@@ -102,7 +102,7 @@ class AnswerFile:
             raise InputError(f"output {str(self.path)!r} cannot be read ({error.strerror}); name another") from None
         except _NONSENSE:
             raise InputError(
-                f"output {str(self.path)!r} is there already and was not made by this verb; remove it or name another"
+                f"output {str(self.path)!r} exists and was not made by `crossalign describe`; remove it or name another"
             ) from None
         self._check(made_with, self.path)
         self.classes = classes
