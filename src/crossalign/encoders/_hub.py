@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
-from crossalign.encoders._quiet import settings_lock, quiet_logs
+from crossalign.encoders._quiet import quiet_logs, settings_lock
 from crossalign.errors import InputError
 
 

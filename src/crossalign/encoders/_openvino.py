@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from crossalign.encoders._quiet import settings_lock, quiet_logs
+from crossalign.encoders._quiet import quiet_logs, settings_lock
 from crossalign.encoders._tower import Run, Tower, to_bytes
 
 INT8_VERSION = 2
