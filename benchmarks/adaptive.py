@@ -82,7 +82,7 @@ def curve(folder: Path, config_name: str, encoder: Encoder, seed: int) -> list[l
             weights = score.weights(part, seen, scales)
             # In parts, because the (images, views, classes) similarities of a thousand classes need gigabytes.
             pairs = zip(seen.split(64), weights.split(64), strict=True)
-            stop = torch.cat([settled(*pair, texts, rounds) for pair in pairs])
+            stop = torch.cat([settled(some.double() @ texts.double().T, weight, rounds) for some, weight in pairs])
             found[open_ones[stop]] = answers(part[stop], seen[stop])
             used[open_ones[stop]] = count
             open_ones = open_ones[~stop]

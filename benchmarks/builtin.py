@@ -35,7 +35,7 @@ def logits(encoder: Conse, dataset: ImageDataset) -> tuple[torch.Tensor, float]:
         batch.append(image)
         if len(batch) == 32 or number == len(dataset.paths):
             start = time.perf_counter()
-            rows.append(encoder.classify(torch.stack(batch)))
+            rows.append(encoder.classify(encoder.runtime.run(torch.stack(batch))))
             seconds += time.perf_counter() - start
             batch = []
     return torch.cat(rows), 1000 * seconds / len(dataset.paths)
@@ -43,7 +43,7 @@ def logits(encoder: Conse, dataset: ImageDataset) -> tuple[torch.Tensor, float]:
 
 def accuracy(encoder: Conse, dataset: ImageDataset, class_logits: torch.Tensor) -> float:
     texts = encoder.encode_texts([PHOTO.format(name) for name in dataset.class_names])
-    hits = (encoder.finish(class_logits) @ texts.T).argmax(1) == torch.tensor(dataset.labels)
+    hits = (encoder.mix(class_logits) @ texts.T).argmax(1) == torch.tensor(dataset.labels)
     return 100 * hits.float().mean().item()
 
 

@@ -129,7 +129,11 @@ class Bench:
         measure += ["--views", "1", "--fresh-seeds", str(seeds), "--methods", "clip,wca"]
         ask = ["describe", "--base-url", url, "--model", "made-up", "--labels", things]
         label = ["classify", str(self.photos), "--labels", ",".join(names), "--views", "4", *engine]
-        kept = {"extraction": "store/views/*/*.safetensors", "describe": "a.json.partial", "classify --output": ".a.csv*"}
+        kept = {
+            "extraction": "store/views/*/*.safetensors",
+            "describe": "a.json.partial",
+            "classify --output": "store/images/*/shard-*",
+        }
         self.jobs = {
             "extraction": Job(
                 lambda to: [*measure, "--store", f"{to}/store", "--output", f"{to}/a.json"],
@@ -139,7 +143,7 @@ class Bench:
             ),
             "describe": Job(lambda to: [*ask, "--output", f"{to}/a.json"], kept["describe"], kept["describe"], ("a.json",)),
             "classify --output": Job(
-                lambda to: [*label, "--output", f"{to}/a.csv"],
+                lambda to: [*label, "--output", f"{to}/a.csv", "--store", f"{to}/store"],
                 kept["classify --output"],
                 kept["classify --output"],
                 ("a.csv",),

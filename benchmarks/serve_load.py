@@ -127,7 +127,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--encoder", default="builtin")
     parser.add_argument("--method", default="wca")
-    parser.add_argument("--views", help="of wca, a number or adaptive; by default 60")
+    parser.add_argument("--views", help="of wca, a number or adaptive; by default adaptive")
     parser.add_argument("--num-workers", type=int, default=2)
     parser.add_argument("--timeout", type=float, default=300)
     options = parser.parse_args()

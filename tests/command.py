@@ -1,5 +1,6 @@
 """The command, in a process of its own or in this one."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,8 +12,10 @@ from crossalign.cli import main
 SCRIPT = Path(sys.executable).with_name("crossalign")
 
 
-def run(*arguments, stdin=None, cwd=None):
-    return subprocess.run([SCRIPT, *map(str, arguments)], input=stdin, capture_output=True, text=True, cwd=cwd, timeout=300)
+def run(*arguments, stdin=None, cwd=None, env=None):
+    words = [SCRIPT, *map(str, arguments)]
+    environment = {**os.environ, **env} if env else None
+    return subprocess.run(words, input=stdin, capture_output=True, text=True, cwd=cwd, timeout=300, env=environment)
 
 
 def fails(*arguments, stdin=None):

@@ -1,6 +1,7 @@
 """Real photos and the real built-in encoder, shared by all tests."""
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 # A hub that cannot be reached is asked again and again for most of a minute; libraries read this when they are imported.
@@ -8,6 +9,10 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import pytest
 import skimage
+from hypothesis import settings
+
+settings.register_profile("whatever the load", deadline=None)
+settings.load_profile("whatever the load")
 
 PHOTOS = Path(skimage.__file__).parent / "data"
 DATA = Path(os.environ.get("CROSSALIGN_DATA", Path(__file__).parents[2] / "shared" / "data"))
@@ -40,7 +45,8 @@ def _own_cache(shared_cache, tmp_path_factory, monkeypatch):
     cache = tmp_path_factory.mktemp("cache")
     for name in ("anchors", "towers"):
         (shared_cache / name).mkdir(exist_ok=True)
-        (cache / name).symlink_to(shared_cache / name)
+        with suppress(OSError):  # Windows may not allow it; then each test makes its own.
+            (cache / name).symlink_to(shared_cache / name)
     monkeypatch.setenv("CROSSALIGN_CACHE", str(cache))
 
 

@@ -179,7 +179,7 @@ def test_35_tars_and_tables():
     for name in ("null-rows.parquet", "mask-first.parquet", "hash-first.parquet", "wds.tar"):
         (unit,) = units_of(find_files([str(folder / name)]), 64)
         read[name] = []
-        for image in unit.pictures(lambda number: True):
+        for image in unit.images(lambda number: True):
             try:
                 read_image(image)
                 read[name].append("")

@@ -56,8 +56,8 @@ def test_three_lines():
     classify = Classifier(["cat", "dog", "cup of coffee"])
     results = classify(PHOTOS / "coffee.png")
     assert [result.label for result in results] == ["cup of coffee"]
-    assert classify.recipe == ViewRecipe(60, (0.1, 0.9), seed=0)
-    assert classify.method is METHODS["wca"]
+    assert classify.views.recipe == ViewRecipe(60, (0.1, 0.9), seed=0)
+    assert classify.scorer.method is METHODS["wca"]
 
 
 def test_photos_are_recognised(alone):
@@ -89,6 +89,7 @@ def test_probabilities_are_a_softmax_of_all_scores(classify, builtin):
     assert [p.probability for p in predictions] == pytest.approx([x / sum(powers) for x in powers], rel=1e-4)
 
 
+@pytest.mark.slow
 def test_a_picture_may_come_in_any_form(classify, alone):
     with Image.open(CAT) as image:
         pixels = np.asarray(image)
@@ -114,12 +115,14 @@ def test_a_stream_may_never_end(classify, alone):
 
 
 @pytest.mark.parametrize("num_workers", [0, 3])
+@pytest.mark.slow
 def test_results_depend_on_no_neighbours_or_workers(make, alone, num_workers):
     classify = make(num_workers=num_workers)
     # In another order, and more than a batch of the classifier holds.
     assert_same(classify(PATHS[::-1] * 2 + PATHS[:1]), alone[::-1] * 2 + alone[:1])
 
 
+@pytest.mark.slow
 def test_the_seed_moves_the_views(make, alone):
     again, other = make(seed=0)(PATHS), make(seed=1)(PATHS)
     assert_same(again, alone)
@@ -187,24 +190,27 @@ TEXTS = ("A cat has whiskers.", "A cat has a tail.", "A cup of coffee is dark.")
 PAIR = ["cat", "cup of coffee"]
 
 
+@pytest.mark.slow
 def test_descriptions_come_as_dict_file_or_loaded(make, tmp_path):
     file = tmp_path / "own.json"
     file.write_text(json.dumps({name: list(texts) for name, texts in OWN.items()}))
     loaded = Descriptions("own", "sentences", {name: tuple(texts) for name, texts in OWN.items()})
     for given in (OWN, file, str(file), loaded):
         classify = make(PAIR, given)
-        assert classify.texts.texts == TEXTS
+        assert classify.scorer.texts.texts == TEXTS
         assert [result.label for result in classify(PATHS[:2])] == PAIR
 
 
+@pytest.mark.slow
 def test_bundled_descriptions_come_by_name(make):
-    assert make(descriptions="demo").texts.texts == make(descriptions=DEMO).texts.texts
+    one, other = (make(descriptions=given).scorer.texts.texts for given in ("demo", DEMO))
+    assert one == other
 
 
 def test_fragments_become_sentences_with_the_domain(make):
     classify = make(PAIR, {"cat": ["has whiskers"], "cup of coffee": ["a hot drink"]}, domain="thing")
-    assert "a photo of a cat, a type of thing, which has whiskers." in classify.texts.texts
-    assert "a photo of a cup of coffee, a type of thing, which is a hot drink." in classify.texts.texts
+    assert "a photo of a cat, a type of thing, which has whiskers." in classify.scorer.texts.texts
+    assert "a photo of a cup of coffee, a type of thing, which is a hot drink." in classify.scorer.texts.texts
 
 
 @pytest.mark.parametrize(
@@ -223,18 +229,42 @@ def test_wrong_descriptions_say_why(make, descriptions, reason):
 
 
 def test_without_descriptions_templates_stand_in(make):
-    classify = make(PAIR, None)
     templates = load_config("folder").templates
-    assert classify.texts.texts == tuple(template.format(name) for name in PAIR for template in templates)
     assert len(templates) > 1
+    for labels, given in ((PAIR, None), (["beagle", "pug"], "none")):
+        classify = make(labels, given)
+        assert classify.scorer.texts.texts == tuple(template.format(name) for name in labels for template in templates)
+        assert classify.descriptions_source == "templates"
+
+
+@pytest.mark.slow
+def test_bundled_descriptions_that_know_all_labels_are_the_default(make):
+    classify = make(["beagle", "Pug"], None)
+    assert classify.descriptions_source == "bundled:oxford_pet"
+    assert classify.scorer.texts.texts == make(["beagle", "Pug"], "oxford_pet").scorer.texts.texts
+    assert make(PAIR, OWN).descriptions_source == "descriptions"
+
+
+@pytest.mark.parametrize("texts", [["has whiskers"], ["A cat has whiskers."]])
+def test_labels_without_descriptions_may_get_templates(make, texts):
+    with pytest.raises(InputError, match="1 of 2 classes: cup of coffee; rename"):
+        make(PAIR, {"cat": texts})
+    with pytest.warns(UserWarning, match="1 of 2 classes: cup of coffee; hand-written prompts stand for them"):
+        classify = make(PAIR, {"cat": texts}, allow_missing=True)
+    templates = load_config("folder").templates
+    assert classify.scorer.texts.texts[-len(templates) :] == tuple(
+        template.format("cup of coffee") for template in templates
+    )
+    assert all("whiskers" in text for text in classify.scorer.texts.texts[: -len(templates)])
 
 
 @pytest.mark.parametrize("method", [method.name for method in METHODS.values() if method.single_image])
+@pytest.mark.slow
 def test_every_method_classifies(make, method):
     classify = make(method=method)
     found = classify(PATHS)
     assert sum(result.label == truth for result, truth in zip(found, SHOWN.values(), strict=True)) >= 3
-    assert (classify.recipe.count == 2) == METHODS[method].uses_views
+    assert (classify.views.recipe.count == 2) == METHODS[method].uses_views
 
 
 def cosine(a, b):
@@ -269,13 +299,14 @@ def test_wca_is_the_papers_sum_over_views_and_sentences(make, builtin, form):
 
 def test_a_store_keeps_the_labels_features(make, alone, tmp_path, monkeypatch):
     make(store=Store(tmp_path))
-    kept = list(tmp_path.rglob("*.safetensors"))
-    assert kept
-    times = [file.stat().st_mtime_ns for file in kept]
+    texts = tmp_path / "texts"
+    times = [file.stat().st_mtime_ns for file in texts.rglob("*.safetensors")]
+    assert times
     assert_same(make(store=Store(tmp_path))(PATHS), alone)
-    assert [file.stat().st_mtime_ns for file in tmp_path.rglob("*.safetensors")] == times
+    assert [file.stat().st_mtime_ns for file in texts.rglob("*.safetensors")] == times
 
 
+@pytest.mark.slow
 def test_a_large_jpeg_is_unpacked_smaller_where_no_view_needs_more(builtin, tmp_path):
     photo = Image.open(CAT).convert("RGB").resize((2400, 1600))
     photo.save(tmp_path / "large.jpg", quality=95)
@@ -289,4 +320,4 @@ def test_a_large_jpeg_is_unpacked_smaller_where_no_view_needs_more(builtin, tmp_
     ((_, features),) = classify.encode([tmp_path / "large.jpg"])
     whole = builtin.preprocessing.fit(read_image(tmp_path / "large.jpg"))
     assert float(builtin.encode_images(whole[None])[0] @ features[0]) > 0.99
-    assert Classifier(PAIR, encoder=builtin, views=2)._shortest == 4480
+    assert Classifier(PAIR, encoder=builtin, views=2).views.shortest(builtin.preprocessing) == 4480

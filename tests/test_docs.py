@@ -10,6 +10,7 @@ from pathlib import Path
 
 import click
 import pytest
+from PIL import Image
 
 from conftest import PHOTOS
 from crossalign.cli import main
@@ -50,15 +51,21 @@ def folder(tmp_path_factory):
     (folder / "photos").mkdir()
     for name in ("chelsea.png", "coffee.png"):
         shutil.copy(PHOTOS / name, folder / "photos")
+        example = folder / "examples" / Path(name).stem
+        example.mkdir(parents=True)
+        with Image.open(PHOTOS / name) as photo:
+            photo.crop((0, 0, 250, 250)).save(example / "crop.png")
     return folder
 
 
+@pytest.mark.slow
 def test_the_readmes_python_runs(folder):
     (example, *_) = blocks(ROOT / "README.md", "python")
     done = subprocess.run([sys.executable, "-c", example], cwd=folder, capture_output=True, text=True, timeout=300)
     assert (done.stdout, done.returncode) == ("cat\n", 0), done.stderr
 
 
+@pytest.mark.slow
 def test_the_readmes_first_commands_run(folder):
     shown = [line for line in commands(ROOT / "README.md") if line.startswith("crossalign classify")]
     first = [line for line in shown if "s3://" not in line]

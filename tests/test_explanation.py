@@ -17,7 +17,6 @@ from conftest import PHOTOS
 from crossalign.classifier import Classifier
 from crossalign.errors import InputError
 from crossalign.explanation import ClassEvidence, Explanation, explain, explain_both
-from crossalign.features.pipeline import encode_views
 from crossalign.images.decoding import read_image
 
 LABELS = ["dog", "cat", "cup of coffee", "page of text"]
@@ -52,11 +51,12 @@ def test_contributions_sum_to_the_classifiers_scores(classifier, method, form):
         assert of_class.similarity.shape == (len(found.boxes), len(of_class.descriptions))
 
 
+@pytest.mark.slow
 def test_similarities_and_boxes_are_those_of_the_views(classifier):
     classify = classifier()
     pixels = read_image(PHOTOS / "coffee.png")
     found = explain(classify, PHOTOS / "coffee.png")
-    assert (found.boxes == classify.recipe.boxes(400, 600)).all()
+    assert (found.boxes == classify.views.recipe.boxes(400, 600)[: len(found.boxes)]).all()
     best = found.classes[0]
     left, top, right, bottom = found.boxes[4]
     view = classify.encoder.preprocessing.fit(pixels[:, top:bottom, left:right])
@@ -88,15 +88,16 @@ def test_boxes_lie_in_the_picture_as_a_person_sees_it(classifier, tmp_path):
     assert found.heat_map().shape == (451, 300)
 
 
+@pytest.mark.slow
 def test_known_features_are_used(classifier):
     classify = classifier()
-    views = classify.cut(read_image(PHOTOS / "coffee.png"))
-    (features,) = encode_views(classify.encoder, [views])
+    ((_, features),) = classify.encode([PHOTOS / "coffee.png"])
     again = explain(classify, PHOTOS / "coffee.png", features=features)
     assert again.to_dict() == explain(classify, PHOTOS / "coffee.png").to_dict()
     assert explain(classify, PHOTOS / "chelsea.png", features=features).classes[0].label == "cup of coffee"
 
 
+@pytest.mark.slow
 def test_labels_can_be_explained_whatever_their_rank(classifier):
     plain = explain(classifier(), PHOTOS / "chelsea.png", 2)
     more = explain(classifier(), PHOTOS / "chelsea.png", 2, also=["cup of coffee", "cat"])
@@ -108,6 +109,7 @@ def test_labels_can_be_explained_whatever_their_rank(classifier):
         plain.evidence("cup of coffee")
 
 
+@pytest.mark.slow
 def test_two_methods_know_each_others_best_label(classifier):
     wca, rival = classifier(), classifier("clip-d")
     for picture in ("page.png", "chelsea.png"):
@@ -118,6 +120,7 @@ def test_two_methods_know_each_others_best_label(classifier):
         assert theirs.classes[0].score == pytest.approx(explain(rival, PHOTOS / picture).classes[0].score, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_phrasings_of_one_description_are_one_reason(classifier):
     for domain in ("", "thing"):
         best = explain(classifier(domain=domain), PHOTOS / "chelsea.png").classes[0]
@@ -235,6 +238,7 @@ def run(words, folder):
 
 
 @pytest.mark.parametrize("line", commands(), ids=["figure", "matrix"])
+@pytest.mark.slow
 def test_the_documented_commands_run(line, folder):
     words = shlex.split(line.split(" > ")[0])[1:]
     done = run(words, folder)
@@ -257,6 +261,7 @@ def test_the_documented_commands_run(line, folder):
         assert f"of {label!r} (wca)" in done.stdout
 
 
+@pytest.mark.slow
 def test_the_documented_python_runs(builtin, folder, monkeypatch, capsys):
     monkeypatch.chdir(folder)
     code = DOC.read_text(encoding="utf-8").split("```python\n")[1].split("```")[0]

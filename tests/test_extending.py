@@ -99,6 +99,7 @@ def test_the_page_shows_the_files_that_are_run(name):
     assert len(text.splitlines()) <= LONGEST[name]
 
 
+@pytest.mark.slow
 def test_a_methods_an_encoder_and_a_dataset_of_a_package_work_together(site, pictures, tmp_path):
     sentences = {colour: [f"A thing that is {colour}.", f"Something quite {colour}."] for colour in COLOURS}
     (tmp_path / "sentences.json").write_text(json.dumps(sentences))
@@ -118,6 +119,7 @@ def test_a_methods_an_encoder_and_a_dataset_of_a_package_work_together(site, pic
     assert "| median-views " in done.stdout
 
 
+@pytest.mark.slow
 def test_lists_name_the_package_and_leave_out_what_is_broken(site):
     code = """
 import sys

@@ -3,7 +3,6 @@
 import importlib
 import json
 import os
-import resource
 import sys
 import time
 from contextlib import suppress
@@ -19,6 +18,7 @@ from crossalign.errors import InputError
 from crossalign.store.shards import SCHEMA, Store
 from crossalign.text.descriptions.answers import AnswerFile
 
+resource = pytest.importorskip("resource", reason="needs the limits of POSIX")
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 faults, fault_bench = (importlib.import_module(name) for name in ("faults", "fault_bench"))
 
@@ -118,7 +118,7 @@ def test_a_set_that_another_process_removes_meanwhile_is_empty(store):
     for file in cached.files():
         file.unlink()
     cached.shards.folder.rmdir()
-    assert (cached.files(), cached.shards.numbers()) == ([], [])
+    assert (cached.files(), cached.shards.names()) == ([], [])
 
 
 @pytest.fixture
@@ -225,10 +225,12 @@ def bench(tmp_path_factory, shared_cache):
 
 
 @pytest.mark.parametrize("fault", ["kill -9, extraction", "kill -9, describe", "SIGINT, describe", "2 processes, describe"])
+@pytest.mark.slow
 def test_a_broken_run_goes_on_to_the_same_bytes(bench, fault):
     faults.CASES[fault](bench)
 
 
+@pytest.mark.slow
 def test_a_flipped_bit_a_broken_manifest_and_another_process_change_nothing(bench):
     """What the harness tries one by one, in a single store, by two processes at once."""
     folder = bench.copy_of_store()
@@ -245,6 +247,7 @@ def test_a_flipped_bit_a_broken_manifest_and_another_process_change_nothing(benc
     assert not list(folder.rglob("*.part"))
 
 
+@pytest.mark.slow
 def test_a_full_disk_and_then_a_newer_schema_are_one_sentence(bench):
     """The system's limit of a file's size stands for the disk."""
     folder = bench.fresh()

@@ -37,6 +37,7 @@ for make in (lambda: classify, lambda: Classifier(["cat", "dog"], method="clip",
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+@pytest.mark.slow
 def test_a_forked_worker_labels_images_and_does_not_hang():
     # With two threads torch has a pool, which a forked process lacks.
     environment = os.environ | {"OMP_NUM_THREADS": "2"}
@@ -47,6 +48,7 @@ def test_a_forked_worker_labels_images_and_does_not_hang():
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+@pytest.mark.slow
 def test_with_openvino_a_forked_worker_refuses_or_takes_torch():
     """A classifier that was made before the fork refuses; one that is made after it takes torch."""
     pytest.importorskip("openvino")
@@ -83,6 +85,7 @@ def test_a_pickled_classifier_gives_the_same_labels(builtin):
     assert ours == theirs
 
 
+@pytest.mark.slow
 def test_a_classifier_is_sent_to_a_spawned_worker(builtin):
     classify = Classifier(["cat", "dog"], encoder=builtin, method="clip")
     with multiprocessing.get_context("spawn").Pool(1) as pool:

@@ -25,6 +25,7 @@ from crossalign.images.crops import Preprocessing
 from crossalign.images.decoding import read_image
 from crossalign.reports.html import methods_report
 from forbidden_calls import forbidden_calls
+from systems import needs_posix
 
 ROOT = Path(__file__).parents[1]
 SOURCES = [*sorted((ROOT / "src").rglob("*.py")), *sorted((ROOT / "benchmarks").glob("*.py"))]
@@ -164,6 +165,7 @@ def test_a_config_makes_no_objects(tmp_path):
     assert not (tmp_path / "ran").exists()
 
 
+@needs_posix
 def test_a_picture_starts_no_program(tmp_path, monkeypatch):
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "gs").write_text(f"#!/bin/sh\n: > {tmp_path / 'ran'}\nexit 1\n")

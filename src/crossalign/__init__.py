@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = ["Classification", "Classifier", "InputError", "Prediction", "__version__"]
 
 if TYPE_CHECKING:
-    from crossalign.classifier import Classification, Classifier, Prediction
+    from crossalign.classifier import Classification, Classifier
+    from crossalign.classifier.scorer import Prediction
     from crossalign.errors import InputError
+
+
+_ROOMS = {
+    "Classification": "crossalign.classifier",
+    "Classifier": "crossalign.classifier",
+    "InputError": "crossalign.errors",
+    "Prediction": "crossalign.classifier.scorer",
+}
 
 
 def __getattr__(name: str) -> Any:
     # torch takes seconds to import; `crossalign --help` and `import crossalign` shall not.
-    if name in ("Classifier", "Classification", "Prediction"):
-        from crossalign import classifier
-
-        return getattr(classifier, name)
-    if name == "InputError":
-        from crossalign.errors import InputError
-
-        return InputError
+    if name in _ROOMS:
+        return getattr(importlib.import_module(_ROOMS[name]), name)
     raise AttributeError(f"module 'crossalign' has no attribute {name!r}")

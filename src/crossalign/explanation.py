@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
-from crossalign.classifier import Classifier, Prediction
+from crossalign.classifier import Classifier
+from crossalign.classifier.examples import ExampleImages
+from crossalign.classifier.scorer import LabelScorer
 from crossalign.errors import InputError
-from crossalign.features.pipeline import encode_views
 from crossalign.images.decoding import ImageLike, read_image
 from crossalign.methods import alignment
-from crossalign.methods.method import Method, WeightedMean
+from crossalign.methods.method import WeightedMean
 from crossalign.methods.registry import METHODS
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -39,18 +40,34 @@ class Reason:
 
 
 @dataclass(frozen=True)
+class ExampleMatch:
+    """The view of an example image that is nearest to a view of the image.
+
+    Attributes:
+        image: index of the example in `Classifier.examples`.
+        view: index of its view; 0 is the global view.
+        similarity: cosine between both views, in the encoder's visual space.
+    """
+
+    image: int
+    view: int
+    similarity: float
+
+
+@dataclass(frozen=True)
 class ClassEvidence:
-    """The score of one class, by its M views and N_c descriptions.
+    """The score of one class, by its M views and N_c descriptions; an example image counts as a description.
 
     Attributes:
         label: the class name.
         score: the score that `Classifier` gives.
         probability: the probability among all labels.
-        descriptions: N_c sentences.
+        descriptions: N_c sentences, then "example NAME" for each example image.
         similarity: (M, N_c) cosines between views and descriptions.
         text_weights: (N_c,) weights that sum to one.
         contributions: (M, N_c), w_m v_n S[m, n]; for the form "released" divided by the norms of both pooled features. They
-            sum to the score.
+            sum to the score. Texts and examples have their shares of it.
+        matches: for each of the M views the nearest view of the class's examples; empty if there are none.
     """
 
     label: str
@@ -60,6 +77,7 @@ class ClassEvidence:
     similarity: Array
     text_weights: Array
     contributions: Array
+    matches: tuple[ExampleMatch, ...] = ()
 
     @property
     def by_description(self) -> Array:
@@ -172,29 +190,35 @@ class Explanation:
                     "by_view": c.by_view.tolist(),
                     "similarity": c.similarity.tolist(),
                     "contributions": c.contributions.tolist(),
+                    "matches": [asdict(match) for match in c.matches],
                 }
                 for c in self.classes
             ],
         }
 
 
-def check_explainable(method: Method) -> WeightedMean:
-    """Return the score of a method if it is a sum over views and descriptions.
+def check_explainable(scorer: LabelScorer) -> None:
+    """Make sure that the score of labels is a sum over views and descriptions, or examples.
 
     Raises:
         InputError: it is not.
     """
-    if not isinstance(method.score, WeightedMean):
+    if scorer.texts is not None and not isinstance(scorer.method.score, WeightedMean):
         explainable = ", ".join(other.name for other in METHODS.values() if other.explainable)
         raise InputError(
-            f"method {method.name} cannot be explained, because its score is not a sum over views and descriptions; "
+            f"method {scorer.method.name} cannot be explained, because its score is not a sum over views and descriptions; "
             f"choose one of {explainable}"
         )
-    return method.score
 
 
 def explain(
-    classify: Classifier, image: ImageLike, top_k: int = 3, *, also: Sequence[str] = (), features: Tensor | None = None
+    classify: Classifier,
+    image: ImageLike,
+    top_k: int = 3,
+    *,
+    also: Sequence[str] = (),
+    features: Tensor | None = None,
+    size: tuple[int, int] | None = None,
 ) -> Explanation:
     """Explain the scores of an image.
 
@@ -203,7 +227,8 @@ def explain(
         image: a path, a PIL image or an array.
         top_k: number of best labels to explain, at least two.
         also: further labels to explain, whatever their rank.
-        features: (1 + M, D) features of the image's views in the order of `Classifier.cut`, if they are known already.
+        features: (1 + M, D) features of the image's views as `Classifier.encode` yields them, if they are known already.
+        size: (width, height) of the image after its EXIF rotation, if it is known; else the image is decoded.
 
     Raises:
         InputError: the image cannot be read, `top_k` is below two, or the method's score is not a sum over views and
@@ -211,26 +236,27 @@ def explain(
     """
     if top_k < 2:
         raise InputError(f"top_k is {top_k}, but an explanation compares the best label with the second; give 2 or more")
-    score = check_explainable(classify.method)
-    pixels = read_image(image)
-    height, width = pixels.shape[1:]
+    scorer = classify.scorer
+    check_explainable(scorer)
     if features is None:
-        (features,) = encode_views(classify.encoder, [classify.cut(pixels)])
-    ranked = classify.rank(classify.score(features[None])[0], len(classify.labels))
-    explained = [p for rank, p in enumerate(ranked) if rank < top_k or p.label in also]
-    x0, views = features[None, 0], features[None, 1:]
-    boxes = classify.recipe.boxes(height, width)[: len(features) - 1]
-    if not classify.method.uses_views:
-        views, boxes = x0[:, None], np.array([[0, 0, width, height]])
-    form, weights = classify.score_config.form, score.weights(x0, views, classify.score_config)
-    norm = alignment.pool_views(views, weights).norm().item() if form == "released" else 1.0
+        features = _features(classify, image)
+    if size is None:
+        height, width = read_image(image).shape[1:]
+        size = (width, height)
+    scores = classify.scores(features)
+    ranked = scores.argsort(descending=True, stable=True).tolist()
+    explained = [index for rank, index in enumerate(ranked) if rank < top_k or scorer.labels[index] in also]
+    sides, boxes = _sides(classify, features), np.array([[0, 0, *size]])
+    if scorer.method.uses_views:
+        boxes = replace(classify.views.recipe, count=len(features) - 1).boxes(*size[::-1])
+    probabilities = scorer.probabilities(scores)
     return Explanation(
-        classify.method.name,
-        form,
-        (width, height),
+        scorer.method.name,
+        scorer.config.form,
+        size,
         boxes,
-        weights[0].numpy(),
-        tuple(_evidence(classify, prediction, views, weights[0].numpy() / norm) for prediction in explained),
+        sum(side.share * side.weights for side in sides if side),  # type: ignore[arg-type]
+        tuple(_evidence(classify, index, scores[index].item(), probabilities[index].item(), sides) for index in explained),
     )
 
 
@@ -240,44 +266,123 @@ def explain_both(
     """Explain an image under two methods, each for its own best labels and for the best label of the other.
 
     Args:
-        classify, rival: classifiers with the same encoder, labels, crop scale and seed, so that both use the same views.
+        classify, rival: classifiers with the same encoder, labels, crop scale and seed.
         image: a path, a PIL image or an array.
         top_k: number of best labels to explain for each, at least two.
 
     Raises:
         InputError: as `explain`.
     """
-    pixels = read_image(image)
-    image = pixels.permute(1, 2, 0).numpy()
-    most_views = max(classify, rival, key=lambda classifier: classifier.recipe.count)
-    (features,) = encode_views(classify.encoder, [most_views.cut(pixels)])
-    # With the same seed, a smaller number of views is the beginning of a larger one.
-    own_features, rival_features = (features[: 1 + classifier.recipe.count] for classifier in (classify, rival))
-    own_best = explain(classify, image, 2, features=own_features).classes[0].label
-    rival_best = explain(rival, image, 2, features=rival_features).classes[0].label
-    return (
-        explain(classify, image, top_k, also=[rival_best], features=own_features),
-        explain(rival, image, top_k, also=[own_best], features=rival_features),
+    own_features = _features(classify, image)
+    same = rival.views == classify.views and rival.views.rounds is None
+    both = [(classify, own_features), (rival, own_features if same else _features(rival, image))]
+    height, width = read_image(image).shape[1:]
+    best = [explain(classifier, image, 2, features=f, size=(width, height)).classes[0].label for classifier, f in both]
+    own, other = (
+        explain(classifier, image, top_k, also=[label], features=f, size=(width, height))
+        for (classifier, f), label in zip(both, reversed(best), strict=True)
+    )
+    return own, other
+
+
+def _features(classify: Classifier, image: ImageLike) -> Tensor:
+    ((_, features),) = classify.encode([image])
+    if isinstance(features, InputError):
+        raise features
+    return features
+
+
+@dataclass(frozen=True)
+class _Side:
+    """Texts or examples: what the views of an image add to its score.
+
+    Attributes:
+        share: of this side in the score.
+        views: (M, D) features of the views, or of the global view alone.
+        weights: (M,) that sum to one.
+        norm: what the weighted mean of the views is divided by.
+    """
+
+    share: float
+    views: Tensor
+    weights: Array
+    norm: float
+
+
+def _sides(classify: Classifier, features: Tensor) -> tuple[_Side | None, _Side | None]:
+    """Give the side of texts and that of examples; None for a side that is missing or has no share in the score."""
+    scorer = classify.scorer
+    joint, visual = classify.split(features)
+    share = scorer.share
+    by_texts = by_examples = None
+    if scorer.texts is not None and share > 0:
+        assert isinstance(scorer.method.score, WeightedMean)
+        x0, views = _seen(scorer, joint)
+        weights = scorer.method.score.weights(x0, views, scorer.config)
+        norm = alignment.pool_views(views, weights).norm().item() if scorer.config.form == "released" else 1.0
+        by_texts = _Side(share, views[0], weights[0].numpy(), norm)
+    if scorer.examples is not None and share < 1:
+        x0, views = _seen(scorer, joint if visual is None else visual)
+        weights = alignment.view_weights(views, x0, scorer.examples.image_scale)
+        norm = alignment.pool_views(views, weights).norm().item()
+        by_examples = _Side(1 - share, views[0], weights[0].numpy(), norm)
+    return by_texts, by_examples
+
+
+def _seen(scorer: LabelScorer, features: Tensor) -> tuple[Tensor, Tensor]:
+    """Give the global view (1, D), and the views that are scored (1, M, D): it alone for a method without local views."""
+    x0, views = features[None, 0], features[None, 1:]
+    return x0, views if scorer.method.uses_views else x0[:, None]
+
+
+def _evidence(
+    classify: Classifier, index: int, score: float, probability: float, sides: tuple[_Side | None, _Side | None]
+) -> ClassEvidence:
+    """Split the score of one class."""
+    scorer = classify.scorer
+    names: list[str] = []
+    similarity, weights, contributions = [], [], []
+    matches: tuple[ExampleMatch, ...] = ()
+    side, by_examples = sides
+    if side is not None and scorer.texts is not None:
+        texts = scorer.texts
+        start = int(texts.counts[:index].sum())
+        rows = slice(start, start + int(texts.counts[index]))
+        norm = texts.pooled[index].norm().item() if scorer.config.form == "released" else 1.0
+        names += texts.texts[rows]
+        similarity.append((side.views.float() @ texts.features[rows].T).numpy())
+        weights.append(side.share * texts.weights[rows].numpy())
+        contributions.append(side.weights[:, None] / side.norm * weights[-1] / norm * similarity[-1])
+    side = by_examples
+    if side is not None and scorer.examples is not None and classify.examples is not None:
+        examples = classify.examples
+        own = examples.of_class(index)
+        pooled = examples.pooled(own, scorer.examples.image_scale)
+        names += [f"example {examples.name(number)}" for number in own]
+        similarity.append((side.views.float() @ pooled.T).numpy())
+        weights.append(np.full(len(own), side.share / len(own)))
+        per_example = side.share / pooled.sum(0).norm().item()
+        contributions.append(side.weights[:, None] / side.norm * per_example * similarity[-1])
+        matches = _matches(side.views, examples, own)
+    return ClassEvidence(
+        scorer.labels[index],
+        score,
+        probability,
+        tuple(names),
+        np.concatenate(similarity, 1),
+        np.concatenate(weights),
+        np.concatenate(contributions, 1),
+        matches,
     )
 
 
-def _evidence(classify: Classifier, prediction: Prediction, views: Tensor, view_weights: Array) -> ClassEvidence:
-    """Split the score of one class; for the form "released", `view_weights` are divided by the norm of the pooled views."""
-    texts, index = classify.texts, classify.labels.index(prediction.label)
-    start = int(texts.counts[:index].sum())
-    rows = slice(start, start + int(texts.counts[index]))
-    norm = texts.pooled[index].norm().item() if classify.score_config.form == "released" else 1.0
-    similarity = alignment.similarity_matrix(views, texts.features[rows])[0].numpy()
-    text_weights = texts.weights[rows].numpy()
-    contributions = view_weights[:, None] * text_weights / norm * similarity
-    return ClassEvidence(
-        prediction.label,
-        prediction.score,
-        prediction.probability,
-        texts.texts[rows],
-        similarity,
-        text_weights,
-        contributions,
+def _matches(views: Tensor, examples: ExampleImages, own: Sequence[int]) -> tuple[ExampleMatch, ...]:
+    """Find for each view of the image the nearest view among those of some examples."""
+    features = examples.features[own].float()
+    similarity = (views.float() @ features.flatten(0, 1).T).max(1)
+    return tuple(
+        ExampleMatch(own[place // features.shape[1]], place % features.shape[1], value)
+        for value, place in zip(similarity.values.tolist(), similarity.indices.tolist(), strict=True)
     )
 
 

@@ -16,6 +16,7 @@ import pytest
 from command import SCRIPT, fails, run
 from conftest import PHOTOS
 from crossalign.methods.registry import METHODS
+from systems import needs_posix
 
 COMMANDS = tuple(
     "ablate classify datasets demo describe encoders evaluate explain features methods reproduce serve store table".split()  # noqa: SIM905
@@ -53,11 +54,39 @@ def test_help_teaches():
     assert run("--version").stdout.startswith("crossalign, version ")
 
 
-def test_help_imports_no_torch():
-    code = "import sys, crossalign.cli as c; c.main(['--help'], standalone_mode=False); assert 'torch' not in sys.modules"
+def test_help_imports_nothing_that_takes_long():
+    slow = {"torch", "numpy", "PIL", "asyncio", "tabulate"}
+    help = "import sys, crossalign.cli as c; c.main(['--help'], standalone_mode=False)"
+    code = f"{help}; assert not {slow} & set(sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
 
 
+@pytest.mark.parametrize(
+    ("package", "extra", "command"),
+    [
+        ("matplotlib", "figures", "explain cat.png --labels cat,dog -o why.png"),
+        ("matplotlib", "figures", "ablate --dataset folder --data-path . --figure steps.pdf"),
+        ("openai", "llm", "describe --labels cat,dog --model any --base-url http://localhost:1/v1 --output mine.json"),
+        ("openai", "llm", "serve --model any --base-url http://localhost:1/v1"),
+    ],
+)
+def test_a_package_of_an_extra_that_is_missing_is_named_before_the_work(package, extra, command, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, package, None)
+    assert f"needs {package}; run `pip install 'crossalign[{extra}]'`" in fails(*command.split())
+    assert not list(tmp_path.iterdir())
+
+
+def test_labelling_needs_no_package_of_an_extra():
+    extras = ("matplotlib", "openai", "openvino", "nncf", "pyarrow", "ray", "transformers", "fastapi", "gradio")
+    missing = f"import sys; sys.modules.update(dict.fromkeys({extras}))"
+    label = "from crossalign import Classifier; print(Classifier(['cat', 'dog'], views=4)(sys.argv[1])[0].label)"
+    command = [sys.executable, "-c", f"{missing}; {label}", PHOTOS / "chelsea.png"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.stdout == "cat\n", done.stderr
+
+
+@pytest.mark.slow
 def test_demo_knows_its_photos():
     done = run("demo")
     assert done.returncode == 0, done.stderr
@@ -69,11 +98,12 @@ def test_demo_knows_its_photos():
         assert f"| {method} " in done.stdout
 
 
+@pytest.mark.slow
 def test_classify_gives_json_in_order_and_reports_a_broken_file(photos, tmp_path):
     (tmp_path / "broken.jpg").write_text("no picture")
     done = run("classify", photos, tmp_path / "broken.jpg", "--labels", "cat,dog,cup of coffee", "--json", "--views", 8)
     assert done.returncode == 1
-    assert "1 of 3 pictures could not be read" in done.stderr
+    assert "1 of 3 images could not be read" in done.stderr
     rows = json.loads(done.stdout)
     assert [Path(row["image"]).name for row in rows] == ["chelsea.png", "coffee.png", "broken.jpg"]
     assert [row["predictions"][0]["label"] for row in rows[:2]] == ["cat", "cup of coffee"]
@@ -85,6 +115,7 @@ def test_classify_gives_json_in_order_and_reports_a_broken_file(photos, tmp_path
     assert "cannot be read" in rows[2]["error"]
 
 
+@pytest.mark.slow
 def test_classify_takes_a_list_a_pattern_and_a_labels_file(photos, tmp_path):
     (tmp_path / "labels.txt").write_text("cat\ndog\ncup of coffee, hot\n\n")
     done = run(
@@ -120,7 +151,7 @@ def test_classify_takes_a_list_a_pattern_and_a_labels_file(photos, tmp_path):
         (["*.nothing", "--labels", "a,b"], "no file matches '*.nothing'"),
         (["photo.jpg", "--labels", "a,b", "--json", "--csv"], "exclude each other"),
         (["photo.jpg", "--labels", "a,b", "--method", "wcb"], "unknown method wcb, did you mean wca? known are clip"),
-        (["photo.jpg", "--labels", "a,b", "--encoder", "clip"], "encoder 'clip' names no known backend"),
+        (["photo.jpg", "--labels", "a,b", "--encoder", "clipp"], "encoder 'clipp' names no known backend"),
         (["photo.jpg", "--labels", "a,b", "--device", "cuda:77"], "device 'cuda:77' is not available"),
         (["photo.jpg", "--labels", "a,b", "--descriptions", "none.json"], "'none.json'"),
         (["photo.jpg", "--labels", "a,b", "--views", "0"], "--views"),
@@ -140,6 +171,7 @@ def test_wrong_use_of_classify_is_one_sentence(arguments, message):
         ("table", "none.json"),
     ],
 )
+@pytest.mark.slow
 def test_a_real_process_refuses_in_the_same_words(arguments):
     done = run(*arguments, stdin="")
     assert (done.returncode, done.stdout) == (2, "")
@@ -172,6 +204,7 @@ def evaluated(by_class, tmp_path_factory):
     return command, done, output
 
 
+@pytest.mark.slow
 def test_evaluate_prints_a_table_and_writes_results(evaluated):
     _, done, output = evaluated
     content = json.loads(output.read_text())
@@ -201,6 +234,7 @@ def test_evaluate_prints_a_table_and_writes_results(evaluated):
     assert "scoring" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_second_call_encodes_nothing_and_finds_the_same(evaluated, tmp_path):
     command, _, output = evaluated
     done = run(*command, "--output", tmp_path / "again.json", "--num_workers", 0)
@@ -208,6 +242,8 @@ def test_a_second_call_encodes_nothing_and_finds_the_same(evaluated, tmp_path):
     assert json.loads((tmp_path / "again.json").read_text())["results"] == json.loads(output.read_text())["results"]
 
 
+@pytest.mark.slow
+@needs_posix
 def test_a_killed_run_leaves_nothing_half_written(evaluated, tmp_path):
     command, _, output = evaluated
     command = [tmp_path / "store" if str(word).endswith("store0") else word for word in command]
@@ -227,6 +263,7 @@ def test_a_killed_run_leaves_nothing_half_written(evaluated, tmp_path):
     assert json.loads(target.read_text())["results"] == json.loads(output.read_text())["results"]
 
 
+@pytest.mark.slow
 def test_the_references_spelling_and_a_config_file_work(by_class, tmp_path):
     (tmp_path / "quick.yaml").write_text("views: 3\nsampled_views: 3\nruns: 2\ntemplates: ['a picture of a {}.']\n")
     done = run(
@@ -239,6 +276,7 @@ def test_the_references_spelling_and_a_config_file_work(by_class, tmp_path):
     assert [row["method"] for row in content["results"]] == ["clip-e", "clip"]
 
 
+@pytest.mark.slow
 def test_untrained_open_clip_runs_through_the_same_commands(by_class, photos):
     encoder = ("--encoder", "open_clip:ViT-S-32-alt/random", "--views", 2)
     done = run(
@@ -270,6 +308,7 @@ def test_wrong_use_of_evaluate_is_one_sentence(arguments, message):
     assert message in fails("evaluate", *arguments)
 
 
+@pytest.mark.slow
 def test_without_descriptions_a_folder_runs_the_methods_that_need_none(by_class):
     done = run("evaluate", "--dataset", "folder", "--data-path", by_class, "--views", 2, "--limit", 1)
     assert "left out, since no --descriptions were given: clip-d, cupl, wca" in done.stderr
@@ -292,11 +331,13 @@ def test_table_refuses_other_files(tmp_path):
     assert "cannot be read" in fails("table", tmp_path / "none.json")
 
 
+@pytest.mark.slow
 def test_lists_tell_what_there_is():
     encoders = run("encoders", "ViT-B-32").stdout
     assert "builtin" in encoders
     assert "open_clip:ViT-B-32/openai" in encoders
-    assert "ViT-L-14" not in encoders
+    assert "ViT-L-14/laion" not in encoders
+    assert encoders.index("open_clip:ViT-B-16/openai") < encoders.index("builtin")
     described = run("encoders", "builtin").stdout
     for row in (
         "activation   ReLU6, GELU",

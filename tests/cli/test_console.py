@@ -1,5 +1,6 @@
 """Consoles that lack letters, and lists as Windows, find and people write them."""
 
+import io
 import json
 import os
 import subprocess
@@ -11,6 +12,7 @@ from click.testing import CliRunner
 
 from conftest import PHOTOS
 from crossalign.cli import main
+from crossalign.cli._console import paths_from_stdin
 
 SCRIPT = Path(sys.executable).with_name("crossalign")
 JPEG = (PHOTOS / "rocket.jpg").read_bytes()
@@ -26,6 +28,7 @@ def run(*words, encoding="utf-8", stdin=b""):
 
 
 @pytest.mark.parametrize("encoding", ["cp1252", "ascii", "cp437"])
+@pytest.mark.slow
 def test_an_answer_is_not_lost_on_a_console_that_lacks_its_letters(tmp_path, encoding):
     image = tmp_path / "снимок.jpg"
     image.write_bytes(JPEG)
@@ -37,6 +40,7 @@ def test_an_answer_is_not_lost_on_a_console_that_lacks_its_letters(tmp_path, enc
     assert {found["label"] for found in result["predictions"]} == set(NAMES)
 
 
+@pytest.mark.slow
 def test_every_command_and_stream_escapes(tmp_path):
     for words in (
         ["describe", "--labels", ",".join(NAMES), "--dry-run"],
@@ -74,6 +78,7 @@ def test_a_list_finds_its_files(tmp_path, monkeypatch, content):
     assert listed(content, tmp_path, monkeypatch) == [("a.jpg", True), ("b.jpg", True)]
 
 
+@pytest.mark.slow
 def test_blanks_belong_to_names_and_line_ends_come_by_nul(tmp_path, monkeypatch):
     for name in (" a.jpg ", "b\nc.jpg", "猫.jpg"):
         (tmp_path / name).write_bytes(JPEG)
@@ -81,6 +86,15 @@ def test_blanks_belong_to_names_and_line_ends_come_by_nul(tmp_path, monkeypatch)
     assert listed(b"b\nc.jpg\0 a.jpg \0", tmp_path, monkeypatch) == [("b\nc.jpg", True), (" a.jpg ", True)]
 
 
+def test_a_list_in_a_code_page_is_read_where_paths_are_utf8(monkeypatch):
+    """As on Windows, where an older program writes the list."""
+    monkeypatch.setattr(os, "fsdecode", lambda content: content.decode("utf-8"))
+    listed = io.BytesIO("é.jpg\nb.jpg\n".encode("cp1252"))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(listed, encoding="cp1252"))
+    assert paths_from_stdin() == ["é.jpg", "b.jpg"]
+
+
+@pytest.mark.slow
 def test_a_name_that_is_no_text_keeps_its_bytes(tmp_path):
     path = os.fsencode(tmp_path) + b"/\xff.jpg"
     with open(path, "wb") as file:

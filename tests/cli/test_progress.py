@@ -1,13 +1,11 @@
 """What long work says where there is no terminal, what the log file keeps, and how Ctrl+C ends it."""
 
 import os
-import pty
 import re
 import shutil
 import signal
 import subprocess
 import sys
-import termios
 import time
 from pathlib import Path
 
@@ -18,6 +16,7 @@ import llm_server
 from conftest import PHOTOS
 from crossalign.cli._interruption import GRACE
 from crossalign.cli._progress import LINE_SECONDS, Heartbeat, _duration
+from systems import needs_posix
 
 SCRIPT = Path(sys.executable).with_name("crossalign")
 STAMP = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}"
@@ -81,6 +80,8 @@ def test_durations(seconds, text):
 
 
 def test_a_terminal_gets_a_bar():
+    pty = pytest.importorskip("pty", reason="needs a terminal of POSIX")
+    termios = pytest.importorskip("termios", reason="needs a terminal of POSIX")
     code = (
         "from crossalign.cli._progress import show_progress\n"
         "with show_progress(8, 'images encoded') as bar:\n"
@@ -136,6 +137,8 @@ def interrupt(process):
     return out, err, time.monotonic() - sent
 
 
+@pytest.mark.slow
+@needs_posix
 def test_classify_stops_at_once_and_what_it_printed_is_whole(photos, tmp_path):
     log = tmp_path / "run.log"
     log.write_text("from before\n")
@@ -145,18 +148,19 @@ def test_classify_stops_at_once_and_what_it_printed_is_whole(photos, tmp_path):
     assert seconds < 2
     rows = ("".join(first) + out).splitlines()
     assert len(rows) < 2 * 270
-    assert all(len(row.split(",")) == 6 for row in rows)
+    assert all(len(row.split(",")) == 7 for row in rows)
     assert err.endswith(
-        "interrupted; printed labels are complete, run it on the other images; "
-        "with --output run the same command again to resume\n"
+        "interrupted; encoded images are cached, unless --no-store was given: run the same command again to resume\n"
     )
     lines = log.read_text().splitlines()
     assert lines[0] == "from before"
     assert re.fullmatch(rf"{STAMP} INFO crossalign [\d.]+: crossalign --log-file \S+ classify \S+ --labels .*", lines[1])
-    assert any(re.match(rf"{STAMP} INFO [\d,]+ of 270 pictures", line) for line in lines)
+    assert any(re.match(rf"{STAMP} INFO [\d,]+ of 270 images", line) for line in lines)
     assert re.fullmatch(rf"{STAMP} WARNING interrupted; .*", lines[-1])
 
 
+@pytest.mark.slow
+@needs_posix
 def test_evaluate_goes_on_after_an_interruption(photos, tmp_path):
     command = ("evaluate", "--dataset", "folder", "--data-path", photos, "--views", 1, "--methods", "clip")
     command = (*command, "--store", tmp_path / "store")
@@ -175,6 +179,8 @@ def serve(tmp_path):
     yield from llm_server.serving(tmp_path)
 
 
+@pytest.mark.slow
+@needs_posix
 def test_describe_keeps_the_answers_it_has(tmp_path, serve):
     output = tmp_path / "texts.json"
     names = ",".join(f"thing {number}" for number in range(60))
@@ -191,6 +197,8 @@ def test_describe_keeps_the_answers_it_has(tmp_path, serve):
     assert "secret" not in log.read_text()
 
 
+@pytest.mark.slow
+@needs_posix
 def test_a_call_that_python_cannot_leave_is_cut_off():
     code = (
         "import hashlib\nfrom crossalign.cli._interruption import quick_end\n"

@@ -63,6 +63,7 @@ def files_in(store):
     return {path for path in store.root.rglob("*") if path.is_file()}
 
 
+@pytest.mark.slow
 def test_a_real_process_names_the_damaged_shard(store):
     flip_a_bit(views_of(store).path(1))
     command = [SCRIPT, "store", "verify", "--store", store.root, "--json"]
@@ -241,3 +242,20 @@ def test_an_empty_store_says_so(tmp_path, command):
 )
 def test_sizes_are_for_people(count, text):
     assert show_bytes(count) == text
+
+
+def test_gc_to_a_size_removes_what_was_not_used_for_the_longest_time(tmp_path):
+    store = Store(tmp_path)
+    shards = store.open({"kind": "images", "views": "test"})
+    names = [f"{number:032x}" for number in range(4)]
+    for age, name in enumerate(reversed(names)):
+        shards.write(name, {"features": torch.zeros(1, 1000)})
+        os.utime(shards.path(name), (1000 - age, 1000 - age))
+    size = shards.path(names[0]).stat().st_size
+    done = run(store, "gc", "--max-size", f"{3.5 * size / 1000:.3f}kB", "--yes")
+    assert done.exit_code == 0, done.output
+    assert shards.names() == names[1:]
+    assert "not used for the longest time" in done.stderr
+    assert run(store, "gc", "--max-size", "1TB", "--yes").stderr == "nothing to remove\n"
+    wrong = run(store, "gc", "--max-size", "much")
+    assert (wrong.exit_code, "'much' is no size; give one such as 500MB" in wrong.stderr) == (2, True)

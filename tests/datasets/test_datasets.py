@@ -241,6 +241,15 @@ def test_the_fingerprint_of_a_relative_root_is_the_same(tmp_path, monkeypatch):
     assert load_dataset(config, tmp_path.name).fingerprint == first
 
 
+def test_images_on_another_drive_have_a_fingerprint(csv_dataset, monkeypatch):
+    def relpath(path, start):
+        raise ValueError("path is on mount 'D:', start on mount 'C:'")
+
+    first = csv_dataset().fingerprint
+    monkeypatch.setattr(os.path, "relpath", relpath)
+    assert csv_dataset().fingerprint not in (first, "")
+
+
 def test_the_fingerprint_depends_on_order_labels_and_number(csv_dataset):
     trials = ["a.jpg,cat b.jpg,dog c.jpg,cat", "b.jpg,dog a.jpg,cat c.jpg,cat", "a.jpg,cat b.jpg,dog c.jpg,dog"]
     trials += ["a.jpg,cat b.jpg,dog"]

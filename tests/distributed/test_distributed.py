@@ -28,6 +28,7 @@ from crossalign.images.crops import ViewRecipe
 from crossalign.store.shards import Store
 from server import SCRIPT
 
+pytestmark = pytest.mark.cluster
 pytest.importorskip("ray.serve")
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 bench = importlib.import_module("cluster_faults")
@@ -130,7 +131,7 @@ def test_labels_are_the_same_though_the_driver_was_killed(nodes, photos, environ
     bench.kill(driver)
     kept = {file: file.stat().st_mtime_ns for file in output.glob("part-*.parquet")}
     _, err = bench.ended(bench.start(environment, *command, cwd=tmp_path), 1)
-    assert f"1 of {SMALL + 1} pictures could not be read" in err
+    assert f"1 of {SMALL + 1} images could not be read" in err
     assert {file: file.stat().st_mtime_ns for file in kept} == kept
     assert parquet.read_table(output).equals(parquet.read_table(tmp_path / "here.parquet"))
 

@@ -226,7 +226,7 @@ def test_a_tar_that_was_labelled_in_part_goes_on(tmp_path, builtin, monkeypatch)
     (unit,) = units_of(find_files([str(tmp_path / "a.tar")]), 64)
     classify = Classifier(["cat", "cup of coffee", "rocket"], encoder=builtin, method="clip")
     folder = PartFolder(str(tmp_path / "labels"))
-    label = _Label(lambda: builtin, classify, folder, top_k=1)
+    label = _Label(lambda: classify, folder, top_k=1)
     assert label({"task": unit}) == {"files": 1, "error": ""}
     files = {file.name: file for file in (tmp_path / "labels").iterdir()}
     assert sorted(files) == ["_done-000000", *(f"part-000000-{part:05d}.parquet" for part in range(3))]

@@ -67,6 +67,7 @@ FORMS = {
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit")
 @pytest.mark.parametrize("form", FORMS)
+@pytest.mark.slow
 def test_weights_are_read_in_every_form(small, tmp_path, form):
     encoder, state = small
     FORMS[form](encoder.model, tmp_path / form)
@@ -168,6 +169,7 @@ def test_cut_files_are_damaged(tmp_path, form):
             read_weights(tmp_path / "cut")
 
 
+@pytest.mark.slow
 def test_weights_of_other_programs_and_architectures_are_named(small, tmp_path):
     _, state = small
     cases = {

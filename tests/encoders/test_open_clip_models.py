@@ -78,6 +78,7 @@ def test_all_published_weights_are_computed_as_they_were_trained(built_with, tmp
         ("coca_ViT-B-32/laion2b_s13b_b90k", "GELU"),
     ],
 )
+@pytest.mark.slow
 def test_built_models_have_the_activation(no_weights, recwarn, spec, activation):
     encoder = load_encoder(f"open_clip:{spec}", "cpu")
     assert encoder.activation == activation
@@ -272,6 +273,7 @@ def test_folders_that_lack_something_say_what(tmp_path):
 
 
 @pytest.mark.parametrize(("arch", "context"), [(ARCH, 77), ("coca_ViT-B-32", 76)])
+@pytest.mark.slow
 def test_truncated_texts_are_counted_once_for_every_kind_of_text_tower(arch, context):
     with pytest.warns(UserWarning, match="untrained"):
         encoder = load_encoder(f"open_clip:{arch}/random", "cpu")

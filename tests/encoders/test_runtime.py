@@ -183,6 +183,7 @@ def test_times_are_measured_on_request_and_stored(tmp_path, monkeypatch):
     assert pick(tmp_path).engine == "openvino"
 
 
+@pytest.mark.slow
 def test_encoders_time_prints_and_stores(tmp_path, monkeypatch):
     monkeypatch.setenv("CROSSALIGN_CACHE", str(tmp_path))
     spec = f"open_clip:local-dir:{a_folder(tmp_path / 'tiny')}"
@@ -263,6 +264,7 @@ def test_what_cannot_be_exported_leaves_torch(tmp_path):
         pick(tmp_path, "openvino", "f32", tower=tower)
 
 
+@pytest.mark.slow
 def test_int8_is_calibrated_on_what_is_given(tmp_path):
     runtimes = [pick(tmp_path, "auto", "int8", calibration) for calibration in ((), [PHOTOS / "coffee.png"])]
     assert all(runtime.precision == "int8" and runtime.cosine > 0.95 for runtime in runtimes)
@@ -318,6 +320,7 @@ def test_example_views_are_whole_photos_and_crops():
     assert len(example_views(PLAIN, 10, [CAT])) == 10
 
 
+@pytest.mark.slow
 def test_the_builtin_encoder_is_the_same_on_openvino(builtin):
     fast = load_encoder("builtin", "cpu", runtime="openvino", precision="f32")
     assert fast.fingerprint == builtin.fingerprint
@@ -327,6 +330,7 @@ def test_the_builtin_encoder_is_the_same_on_openvino(builtin):
     assert torch.equal(ours, list(encode_views(fast, views.repeat(3, 1, 1, 1, 1)))[2])
 
 
+@pytest.mark.slow
 def test_int8_stays_close_to_the_builtin_encoder(builtin):
     """A range for all channels of depthwise kernels leaves a mean of 0.97."""
     fast = load_encoder("builtin", "cpu", runtime="openvino", precision="int8")
@@ -350,6 +354,7 @@ def test_one_default_everywhere():
         assert (options["runtime"], options["precision"]) == ("auto", None)
 
 
+@pytest.mark.slow
 def test_evaluate_writes_down_its_runtime(tmp_path):
     for place in ("cat/chelsea.png", "coffee/coffee.png"):
         (tmp_path / "tree" / place).parent.mkdir(parents=True)

@@ -17,6 +17,7 @@ def in_a_process(code, tmp_path, **environment):
     return done.stdout
 
 
+@pytest.mark.slow
 def test_nothing_is_reported_over_the_network(tmp_path):
     """What exports and quantises is watched in test_security.py."""
     code = """
@@ -29,6 +30,7 @@ assert "openvino_telemetry" not in sys.modules
     assert not (tmp_path / "intel").exists()
 
 
+@pytest.mark.slow
 def test_importing_and_loading_change_nothing_in_the_process(tmp_path):
     """Neither environment, warning filters, logging nor stand-ins for modules; and the level that the user has set stays."""
     code = """
@@ -51,6 +53,7 @@ assert not [name for name, module in sys.modules.items() if module is None]
     in_a_process(code, tmp_path)
 
 
+@pytest.mark.slow
 def test_importing_the_cluster_changes_nothing_beyond_what_ray_does(tmp_path):
     pytest.importorskip("ray.data")
     code = """
@@ -63,6 +66,7 @@ assert (dict(os.environ), logging.getLogger("ray").level) == before
     in_a_process(code, tmp_path)
 
 
+@pytest.mark.slow
 def test_the_command_line_sets_its_process_up(tmp_path):
     code = """
 import os

@@ -320,6 +320,7 @@ def test_what_is_not_there_is_one_sentence(folders, tmp_path, monkeypatch):
         assert "cannot be loaded" in refused(folder)
 
 
+@pytest.mark.slow
 def test_without_the_library_the_sentence_names_the_extra():
     code = (
         "import sys; sys.modules['transformers'] = None\n"
@@ -333,6 +334,7 @@ def test_without_the_library_the_sentence_names_the_extra():
     assert done.stdout.count("needs the transformers library; run `pip install 'crossalign[transformers]'`") == 2
 
 
+@pytest.mark.slow
 def test_openvino_computes_the_same(folders):
     encoder = load_encoder(f"transformers:{folders('clip')}", "cpu")
     fast = load_encoder(f"transformers:{folders('clip')}", "cpu", runtime="openvino")

@@ -115,6 +115,7 @@ def answers(setting, whole, views, pooled):
     return np.array(given)
 
 
+@pytest.mark.slow
 def test_every_cell_is_what_the_equations_say(found, dataset, builtin, config, inputs, store):
     labels, seen = np.array(dataset.labels), {}
     for scale in SCALES:
@@ -277,6 +278,7 @@ for arguments in {[[str(part) for part in call] for call in calls]!r}:
     return codes, texts, done.stderr.split("=end=\n")[:-1]
 
 
+@pytest.mark.slow
 def test_the_command_line_writes_tables_and_figures(folder, tmp_path):
     same = ["--dataset", "folder", "--data-path", folder / "pictures", "--descriptions", folder / "sentences.json"]
     same += ["--runtime", "torch", "--precision", "f32", "--store", folder / "cli-store", "--limit", 4]
@@ -345,6 +347,7 @@ WRONG = [
 ]
 
 
+@pytest.mark.slow
 def test_each_mistake_is_told_in_one_sentence(tmp_path):
     codes, _, errors = run(*(arguments for arguments, _ in WRONG))
     assert codes == [2] * len(WRONG)

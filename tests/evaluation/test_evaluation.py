@@ -82,6 +82,7 @@ def first(builtin, kept):
 
 
 @pytest.mark.parametrize("num_workers", [0, 3])
+@pytest.mark.slow
 def test_features_and_ranks_depend_on_no_worker_count(builtin, first, kept, tmp_path, num_workers):
     again = run(builtin, tmp_path, methods=["wca", "clip"], num_workers=num_workers)
     assert again.encoded == len(SHOWN)
@@ -116,6 +117,7 @@ def test_a_part_of_a_dataset_has_the_same_ranks(builtin, first, tmp_path):
         assert (result.ranks == whole.ranks[[0, 2]]).all()
 
 
+@pytest.mark.slow
 def test_the_seed_moves_views_and_noise_only(builtin, first, tmp_path):
     config = replace(CONFIG, views=1, sampled_views=1)
     scored = [run(builtin, tmp_path, config=config, methods=["clip", "wca"], seed=seed) for seed in (0, 1)]
@@ -125,6 +127,7 @@ def test_the_seed_moves_views_and_noise_only(builtin, first, tmp_path):
     assert one["wca"] != other["wca"]
 
 
+@pytest.mark.slow
 def test_ranks_come_from_the_methods_scores(builtin, first):
     """Again from the pictures, one at a time, without the store."""
     inputs = prompt_inputs(LABELS, descriptions=[DEMO], templates=CONFIG.templates)

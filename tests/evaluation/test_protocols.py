@@ -130,6 +130,7 @@ def released(builtin, tmp_path_factory):
     )
 
 
+@pytest.mark.slow
 def test_results_say_what_each_method_saw(released):
     content = released.to_dict()
     assert content["protocol"] == "released"

@@ -197,6 +197,7 @@ def unbroken(home):
         return CliRunner().invoke(main, [*asked, "--output", "fresh"])
 
 
+@pytest.mark.slow
 def test_a_killed_grid_goes_on_and_finds_the_same(home, killed, resumed, unbroken):
     assert list(killed) == ["oxford_pet--builtin-lite0.json"]
     stderr = resumed[1]
@@ -213,6 +214,7 @@ def test_a_killed_grid_goes_on_and_finds_the_same(home, killed, resumed, unbroke
             assert content[key] == fresh[key], (name, key)
 
 
+@pytest.mark.slow
 def test_the_command_prints_tables_and_ends_with_what_is_missing(home, resumed):
     stdout, stderr, code = resumed
     assert code == 1, stderr  # food101 is there and failed
@@ -233,12 +235,14 @@ def test_the_command_prints_tables_and_ends_with_what_is_missing(home, resumed):
     assert "it is published at https://www.vision.caltech.edu" in last[1]
 
 
+@pytest.mark.slow
 def test_results_files_are_those_of_evaluate(home, resumed):
     done = CliRunner().invoke(main, ["table", str(home / "out/dtd--builtin-lite0.json")])
     assert done.exit_code == 0, done.output
     assert done.output.count("| builtin:lite0 |") == 2
 
 
+@pytest.mark.slow
 def test_latex_needs_booktabs_only(home, resumed):
     text = (home / "out/reproduction.tex").read_text()
     body = "\n".join(line for line in text.splitlines() if not line.startswith("%"))
@@ -277,6 +281,7 @@ def of_the_papers_encoder(home, resumed):
     ), content
 
 
+@pytest.mark.slow
 def test_published_stands_beside_measured(of_the_papers_encoder):
     cell, content = of_the_papers_encoder
     clip, wca = content["results"]

@@ -64,6 +64,7 @@ def test_scores_are_those_of_the_global_views(builtin, by_class, tmp_path):
     assert done.transductive[0].inductive_top1 == done.results[0].accuracies(1)[0] == 75
 
 
+@pytest.mark.slow
 def test_the_table_stands_alone(by_class, tmp_path):
     output = tmp_path / "results.json"
     command = [SCRIPT, "evaluate", "--dataset", "folder", "--data-path", by_class, "--views", "3", "--runs", "2"]

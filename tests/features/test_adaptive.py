@@ -21,6 +21,10 @@ LABELS = ("cat", "dog", "cup of coffee", "astronaut", "rocket")
 PICTURES = [PHOTOS / name for name in ("chelsea.png", "coffee.png", "astronaut.png", "rocket.jpg")]
 
 
+def by_texts(views, weights, texts, rounds):
+    return settled(views.double() @ texts.double().T, weights, rounds)
+
+
 def unit(*shape, seed):
     generator = torch.Generator().manual_seed(seed)
     return torch.nn.functional.normalize(torch.randn(shape, generator=generator), dim=-1)
@@ -51,7 +55,7 @@ def test_the_test_is_its_formula(seed, n, confidence, lean):
     texts = unit(4, 8, seed=seed)
     views = torch.nn.functional.normalize(unit(3, n, 8, seed=seed + 1) + lean * texts[0], dim=-1)
     weights = (5 * unit(3, n, seed=seed + 2)).softmax(-1)
-    found = settled(views, weights, texts, rounds)
+    found = by_texts(views, weights, texts, rounds)
     looks = len(rounds.counts) - 1
     for row in range(3):
         of_row = (views[row].double().numpy(), weights[row].double().numpy(), texts.double().numpy())
@@ -62,17 +66,17 @@ def test_both_outcomes_occur():
     texts = unit(3, 8, seed=1)
     clear, open_one = texts[0].expand(6, 8), unit(6, 8, seed=2)
     weights = torch.full((2, 6), 1 / 6)
-    assert settled(torch.stack([clear, open_one]), weights, texts, Rounds()).tolist() == [True, False]
+    assert by_texts(torch.stack([clear, open_one]), weights, texts, Rounds()).tolist() == [True, False]
 
 
 def test_all_views_settle_everything():
-    assert settled(unit(2, 6, 8, seed=1), torch.full((2, 6), 1 / 6), unit(3, 8, seed=2), Rounds(6)).all()
+    assert by_texts(unit(2, 6, 8, seed=1), torch.full((2, 6), 1 / 6), unit(3, 8, seed=2), Rounds(6)).all()
 
 
 def test_one_effective_view_settles_nothing():
     texts = unit(3, 8, seed=1)
     weights = torch.tensor([[1.0, 0.0, 0.0, 0.0, 0.0, 0.0]])
-    assert not settled(texts[0].expand(1, 6, 8), weights, texts, Rounds()).any()
+    assert not by_texts(texts[0].expand(1, 6, 8), weights, texts, Rounds()).any()
 
 
 @given(st.integers(1, 500))
@@ -100,6 +104,7 @@ def encoded(pair):
     return dict(pair[0].encode(PICTURES))
 
 
+@pytest.mark.slow
 def test_answers_are_those_of_all_views_for_less_work(pair):
     few, all_views = (classify(PICTURES, top_k=1) for classify in pair)
     assert [result.label for result in few] == [result.label for result in all_views]
@@ -108,20 +113,22 @@ def test_answers_are_those_of_all_views_for_less_work(pair):
     assert {result.views for result in few} <= set(Rounds().counts)
 
 
+@pytest.mark.slow
 def test_each_picture_stops_by_its_own_test(pair, encoded):
     adaptive, _ = pair
-    texts = torch.nn.functional.normalize(adaptive.texts.pooled, dim=-1)
+    texts = torch.nn.functional.normalize(adaptive.scorer.texts.pooled, dim=-1)
     for features in encoded.values():
         whole, views = features[0], features[1:]
         seen = []
         for count in Rounds().counts:
-            weights = (math.exp(adaptive.score_config.image_scale) * views[:count] @ whole).softmax(-1)
-            seen.append(bool(settled(views[None, :count], weights[None], texts, Rounds())))
+            weights = (math.exp(adaptive.scorer.config.image_scale) * views[:count] @ whole).softmax(-1)
+            seen.append(bool(by_texts(views[None, :count], weights[None], texts, Rounds())))
             if count == len(views):
                 break
         assert seen == [False] * (len(seen) - 1) + [True]
 
 
+@pytest.mark.slow
 def test_neighbours_and_workers_change_nothing(builtin, encoded):
     for workers in (0, 3):
         alone = Classifier(LABELS, encoder=builtin, views="adaptive", num_workers=workers)
@@ -130,6 +137,7 @@ def test_neighbours_and_workers_change_nothing(builtin, encoded):
             assert torch.equal(features, encoded[picture])
 
 
+@pytest.mark.slow
 def test_all_the_views_are_the_first_of_all(pair, encoded):
     few = encoded[PICTURES[0]]
     ((_, all_views),) = pair[1].encode(PICTURES[:1])
@@ -149,6 +157,7 @@ def test_methods_without_a_weighted_mean_are_refused(builtin):
         Classifier(LABELS, encoder=builtin, views="adaptive", method="awt")
 
 
+@pytest.mark.slow
 def test_the_command_says_how_many_views_it_took(tmp_path):
     words = ("classify", PICTURES[1], "--labels", ",".join(LABELS), "--views", "adaptive", "--json")
     done = run(*words, "--max-views", 20, "--confidence", 0.9, "--report", tmp_path / "report.html")
@@ -164,7 +173,7 @@ def test_the_command_says_how_many_views_it_took(tmp_path):
     [
         (["--views", "0"], "'0' must be a whole number, at least 1, or adaptive"),
         (["--views", "many"], "'many' must be a whole number, at least 1, or adaptive"),
-        (["--max-views", "9"], "--max-views belongs to --views adaptive"),
+        (["--views", "9", "--max-views", "9"], "--max-views belongs to --views adaptive"),
         (["--views", "9", "--confidence", "0.9"], "--confidence belongs to --views adaptive"),
         (["--views", "adaptive", "--confidence", "1"], "1.0 is not in the range"),
     ],

@@ -85,6 +85,7 @@ def reference(dataset, builtin, tmp_path_factory):
 
 
 @pytest.mark.parametrize(("num_workers", "shard_images"), [(0, 256), (1, 1), (3, 2), (0, 3), (3, 7), (1, 6)])
+@pytest.mark.slow
 def test_features_do_not_depend_on_workers_and_shards(dataset, builtin, reference, tmp_path, num_workers, shard_images):
     options = {"num_workers": num_workers, "shard_images": shard_images}
     features, encoded = features_of(dataset, builtin, Store(tmp_path), **options)
@@ -189,6 +190,7 @@ def test_another_encoder_does_not_take_the_features(dataset, builtin, tmp_path):
 # Kept, damaged, streamed
 
 
+@pytest.mark.slow
 def test_damaged_foreign_and_missing_shards_are_made_again_and_no_others(dataset, builtin, reference, tmp_path):
     store = Store(tmp_path)
     assert features_of(dataset, builtin, store, shard_images=1)[1] == IMAGES
@@ -228,6 +230,7 @@ def test_headers_tell_what_is_missing_and_values_are_read_once(dataset, builtin,
     assert reads == [0, 1, 2, 3]
 
 
+@pytest.mark.slow
 def test_a_replaced_image_costs_its_shard_alone_and_both_datasets_stay_cached(folder, builtin, reference, tmp_path):
     shutil.copytree(folder, tmp_path / "copy")
     before = load_dataset(load_config("folder"), tmp_path / "copy")
@@ -398,6 +401,7 @@ def test_two_processes_at_once_both_end_right(dataset, builtin, reference, tmp_p
     assert not list(tmp_path.rglob("*.part"))
 
 
+@pytest.mark.slow
 def test_a_killed_process_is_continued_at_the_next_shard(dataset, builtin, reference, tmp_path, other_process):
     other, tell = other_process
     tell(tmp_path)

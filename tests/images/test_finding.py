@@ -1,7 +1,6 @@
 """What in a folder is a user's image: one rule for classify, datasets and clusters."""
 
 import io
-import os
 import shutil
 import tarfile
 
@@ -15,6 +14,7 @@ from crossalign.datasets import load_dataset
 from crossalign.datasets.configs import load_config
 from crossalign.errors import InputError
 from crossalign.images.finding import PassedOver, images_in, looks_like_image
+from systems import needs_permissions
 
 JPEG, PNG = (PHOTOS / "rocket.jpg").read_bytes(), (PHOTOS / "chelsea.png").read_bytes()
 LEFT = (
@@ -80,7 +80,7 @@ def test_linked_folders_are_searched_and_loops_end(tmp_path):
     assert passed.others == ["gone.jpg"]
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="nothing is locked for root")
+@needs_permissions
 def test_a_locked_folder_is_named(tmp_path):
     put(tmp_path, "in/a.jpg")
     (tmp_path / "in").chmod(0)
@@ -118,6 +118,7 @@ def test_classify_says_what_it_passes_over(tmp_path):
     assert "passed over: 2 hidden, 9 left by archives or systems, 1 not images (1 .txt)" in result.stderr
 
 
+@pytest.mark.slow
 def test_patterns_pass_over_leftovers_and_search_folders(tmp_path):
     put(tmp_path, "a.jpg", "trip/b.jpg", "__MACOSX/._a.jpg", "Thumbs.db")
     for pattern in ("*", "**"):

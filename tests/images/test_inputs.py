@@ -119,6 +119,7 @@ def test_the_rest_is_refused_in_a_sentence(kind):
         read_image(given)
 
 
+@pytest.mark.slow
 def test_a_classifier_gives_one_result_or_reason_for_each(builtin):
     classify = Classifier(["cat", "dog", "a blank white page"], encoder=builtin, views=2)
     (expected,) = classify(str(FILE))
@@ -224,6 +225,7 @@ def test_a_jpeg_above_the_limit_is_decoded_smaller_and_other_files_are_refused(m
         read_image(tmp_path / "a.png")
 
 
+@pytest.mark.slow
 def test_telephone_photos_are_labelled(builtin):
     classify = Classifier(["cat", "dog"], encoder=builtin, views=2)
     for size, seen in (((12000, 9000), (3, 4500, 6000)), ((20000, 4600), (3, 2300, 10000))):

@@ -37,6 +37,7 @@ def solve(cost, rows, columns, **options):
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 10**6), st.integers(1, 9), st.integers(1, 9), st.data())
+@pytest.mark.slow
 def test_converged_plans_agree_with_pot(seed, rows, columns, data):
     generator = np.random.default_rng(seed)
     cost = 1 + 0.3 * generator.standard_normal((4, rows, columns)).clip(-3, 3)

@@ -85,6 +85,7 @@ SITUATIONS = {
 
 
 @pytest.mark.parametrize(("ours", "rival", "size"), SITUATIONS.values(), ids=SITUATIONS)
+@pytest.mark.slow
 def test_no_text_overlaps_another_or_leaves_the_page(ours, rival, size):
     for figure in (explanation_figure(picture(size), ours, rival), matrix_figure(picture(size), ours)):
         with matplotlib.rc_context({"text.hinting": "none"}):
@@ -101,6 +102,7 @@ def test_no_text_overlaps_another_or_leaves_the_page(ours, rival, size):
             assert not first.overlaps(second), (one, two)
 
 
+@pytest.mark.slow
 def test_both_predictions_head_the_figure():
     figure = explanation_figure(CHELSEA, made(), made(("dog", "cat"), method="clip-d"))
     written = texts(figure)
@@ -234,6 +236,7 @@ def test_the_matrix_is_whole_and_in_order():
     assert "Views by weight, all 12; descriptions by contribution to the score, all 5." in texts(figure)
 
 
+@pytest.mark.slow
 def test_a_huge_matrix_says_what_it_leaves_out():
     figure = matrix_figure(CHELSEA, made(sentences=61, views=70))
     assert [image for image in figure.findobj(AxesImage) if image.get_array().shape == (60, 60)]
@@ -260,6 +263,7 @@ def test_every_format_opens_and_is_the_same_again(format):
         assert b"/Type3" not in first
 
 
+@pytest.mark.slow
 def test_no_window_system_is_touched():
     check = "import sys, crossalign.reports.figures; sys.exit('matplotlib.pyplot' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", check], timeout=120).returncode == 0

@@ -52,6 +52,7 @@ def report(tmp_path_factory):
     return root / "r.html"
 
 
+@pytest.mark.slow
 def test_images_are_in_the_page_smallest_margin_first(report):
     pictures = Page(report).pictures()
     assert len(pictures) == 5
@@ -88,6 +89,7 @@ def test_reasons_are_sentences_about_the_label(report):
     assert all("cup of coffee" in reason for reason in reasons)
 
 
+@pytest.mark.slow
 def test_names_are_escaped(tmp_path):
     shutil.copy(PHOTOS / "chelsea.png", tmp_path / "<script>alert(1)<&.png")
     (tmp_path / "labels.txt").write_text(f"{NASTY}\ndog\n")
@@ -102,6 +104,7 @@ def test_names_are_escaped(tmp_path):
     assert picture["data-file"].endswith("<script>alert(1)<&.png")
 
 
+@pytest.mark.slow
 def test_evaluate_reports_methods_and_classes(tmp_path):
     for label, photo in {"cat": "chelsea.png", "rocket": "rocket.jpg"}.items():
         (tmp_path / "in" / label).mkdir(parents=True)

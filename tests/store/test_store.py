@@ -1,20 +1,24 @@
 """Shards on disk: whole or absent, whoever is killed, whatever is damaged, however many write at once."""
 
+import errno
 import json
 import os
-import resource
 import shutil
+import stat
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 import torch
 
 from crossalign.errors import InputError
+from crossalign.store import files
 from crossalign.store.files import cache_root, write_atomically
 from crossalign.store.shards import SCHEMA, Store
+from systems import needs_permissions, needs_posix
 
 KEY = {"kind": "views", "encoder": "abc", "recipe": {"count": 3, "crop_scale": [0.1, 0.9]}}
 TENSORS = {
@@ -226,7 +230,7 @@ def test_a_file_system_that_takes_no_folders_is_refused():
     check_refused(Path("/proc/crossalign"))
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="the superuser may write anywhere")
+@needs_permissions
 def test_a_folder_without_permission_is_refused(tmp_path):
     (tmp_path / "locked").mkdir(mode=0o500)
     check_refused(tmp_path / "locked" / "store")
@@ -234,6 +238,7 @@ def test_a_folder_without_permission_is_refused(tmp_path):
 
 def test_a_full_disk_leaves_what_was_there_and_no_half_file(tmp_path, shards, shard_file):
     """The system's limit of a file's size stands for a disk that fills up in the middle of a write."""
+    resource = pytest.importorskip("resource", reason="needs the limits of POSIX")
     before = files_in(tmp_path)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
@@ -253,6 +258,40 @@ def test_write_atomically_replaces_a_file_and_makes_its_folder(tmp_path):
         write_atomically(file, content)
         assert file.read_bytes() == content
     assert files_in(tmp_path) == [file]
+
+
+def test_a_file_that_others_read_is_replaced_as_soon_as_they_close_it(tmp_path, monkeypatch):
+    """As on Windows, which refuses to replace an open file."""
+    replace, refusals = os.replace, [PermissionError(13, "in use"), PermissionError(13, "in use")]
+
+    def busy(source, target):
+        if refusals:
+            raise refusals.pop()
+        replace(source, target)
+
+    monkeypatch.setattr(files, "_REPLACE_TRIES", 3)
+    monkeypatch.setattr(files, "_REPLACE_PAUSE", 0)
+    monkeypatch.setattr(os, "replace", busy)
+    write_atomically(tmp_path / "results.json", b"new")
+    assert (tmp_path / "results.json").read_bytes() == b"new"
+    refusals += [PermissionError(13, "in use")] * 3
+    with pytest.raises(InputError, match=r"results.json' cannot be written \(in use\)"):
+        write_atomically(tmp_path / "results.json", b"newer")
+    assert files_in(tmp_path) == [tmp_path / "results.json"]
+
+
+@pytest.mark.parametrize(("number", "is_written"), [(errno.EINVAL, True), (errno.EIO, False)])
+def test_a_file_system_that_cannot_flush_folders_still_takes_files(tmp_path, monkeypatch, number, is_written):
+    flush = os.fsync
+
+    def refuse_folders(descriptor):
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(number, os.strerror(number))
+        flush(descriptor)
+
+    monkeypatch.setattr(os, "fsync", refuse_folders)
+    with nullcontext() if is_written else pytest.raises(InputError, match="cannot be written"):
+        write_atomically(tmp_path / "results.json", b"new")
 
 
 # Killed writers, and many writers: real processes, forked off one that has imported torch
@@ -327,6 +366,8 @@ def run(script, *arguments):
     return [int(word) for word in done.stdout.split()]
 
 
+@pytest.mark.slow
+@needs_posix
 def test_a_shard_is_whole_or_absent_whenever_its_writer_is_killed(tmp_path):
     hits, whole = run(KILLED, tmp_path)
     # Else no kill fell into a write, or none behind one, and nothing was tried.
@@ -334,6 +375,8 @@ def test_a_shard_is_whole_or_absent_whenever_its_writer_is_killed(tmp_path):
     assert whole >= 8
 
 
+@pytest.mark.slow
+@needs_posix
 def test_processes_that_write_one_store_at_once_all_end_right(tmp_path):
     assert run(AT_ONCE, tmp_path) == [0, 0, 0]
     assert not list(tmp_path.rglob("*.part"))

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 from collections import Counter, defaultdict
 from importlib import resources
 
@@ -187,8 +188,8 @@ def test_names_match_whatever_their_spelling(filed, asked):
 
 def test_other_names_do_not_match():
     file = Descriptions("f", "descriptors", {"कि": ("first",), "C++": ("second",), "crepe": ("third",)})
-    for name in ("का", "crêpe", "cre pe"):
-        with pytest.raises(InputError, match=f"no descriptions for 1 of 1 classes: {name};"):
+    for name, hint in (("का", ""), ("crêpe", r" \(did you mean 'crepe'\?\)"), ("cre pe", r" \(did you mean 'crepe'\?\)")):
+        with pytest.raises(InputError, match=f"no descriptions for 1 of 1 classes: {name}{hint};"):
             file.match([name])
 
 
@@ -223,15 +224,34 @@ def test_aliases_are_tried_in_turn():
 
 def test_every_unmatched_class_is_named(tmp_path):
     file = load_descriptions(written(tmp_path, {"cat": ["a tail"], "dog": [], "bus": ["wheels"]}))
-    with pytest.raises(InputError, match=r"file\.json has no descriptions for 3 of 4 classes: dog, an owl, Train; add") as e:
+    with pytest.raises(
+        InputError, match=r"file\.json has no descriptions for 3 of 4 classes: dog, an owl, Train; rename"
+    ) as e:
         file.match(["cat", "dog", "an owl", "Train"])
-    assert str(e.value).endswith("rename the classes, or allow missing ones")
+    way_out = "rename the classes, add them to the file, or allow missing ones (allow_missing, --allow-missing)"
+    assert str(e.value).endswith(f"; {way_out}")
     assert "\n" not in str(e.value)
+
+
+def test_a_missing_class_is_compared_with_the_unused_names():
+    file = Descriptions("f", "descriptors", {"Siamese": ("a tail",), "pug": ("a curl",), "Sphynx": (), "beagle": ("ears",)})
+    with pytest.raises(InputError, match=r"of 3 classes: Siamese cat \(did you mean 'Siamese'\?\), sphynx; rename"):
+        file.match(["Siamese cat", "sphynx", "pug"])
+    with pytest.raises(InputError, match="of 2 classes: Siamese cat; rename"):
+        file.match(["Siamese cat", "siamese"])
+
+
+def test_only_the_first_missing_classes_are_compared():
+    file = Descriptions("f", "descriptors", {"beagle": ("ears",)})
+    with pytest.raises(InputError) as error:
+        file.match([f"beagle {number}" for number in range(7)])
+    assert str(error.value).count("did you mean 'beagle'?") == 5
+    assert "beagle 5, beagle 6; rename" in str(error.value)
 
 
 def test_missing_classes_may_be_allowed():
     file = Descriptions("f", "descriptors", {"cat": ("a tail",)})
-    with pytest.warns(UserWarning, match="f has no descriptions for 1 of 2 classes: dog; their prompt alone stands"):
+    with pytest.warns(UserWarning, match="f has no descriptions for 1 of 2 classes: dog; hand-written prompts stand"):
         assert file.match(["dog", "cat"], allow_missing=True) == [(), ("a tail",)]
 
 
@@ -285,7 +305,7 @@ def test_published_files_load_and_name_what_they_lack(kind):
             assert all(file.match(classes.names, classes.aliases))
             complete += 1
         except InputError as error:
-            named = str(error).split("classes: ")[1].split("; add")[0]
+            named = re.sub(r" \(did you mean .*?\?\)", "", str(error).split("classes: ")[1].split("; rename")[0])
             with pytest.warns(UserWarning, match="no descriptions"):
                 found = file.match(classes.names, classes.aliases, allow_missing=True)
             assert named == ", ".join(name for name, texts in zip(classes.names, found, strict=True) if not texts)

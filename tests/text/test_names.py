@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crossalign.text.names import match_names, mentions, normalise_name, rename, with_article
+from crossalign.text.names import match_names, mentions, nearest_name, normalise_name, rename, with_article
 
 
 def test_a_name_that_fewest_classes_go_by_is_preferred():
@@ -118,3 +118,21 @@ def test_a_name_is_gone_once_renamed(name, text):
     renamed = rename(f"{text} {name.strip(' _-')} {text}", [name], "object")
     assert "object" in renamed
     assert renamed.replace("object", "").strip(" xyz.,") == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "entries", "nearest"),
+    [
+        ("Siamese cat", ["Sphynx", "Siamese"], "Siamese"),
+        ("siamese", ["Siamese_cat", "Sphynx"], "Siamese_cat"),
+        ("beagel", ["pug", "Beagle"], "Beagle"),
+        ("cat, Siamese", ["Siamese Cat"], "Siamese Cat"),
+        ("red fox", ["fox", "red fox kit", "foxhound"], "red fox kit"),
+        ("beagle", ["eagle owl", "pug"], None),
+        ("zebra", ["pug"], None),
+        ("!!", ["pug", "??"], None),
+        ("pug", [], None),
+    ],
+)
+def test_a_near_name_is_found(name, entries, nearest):
+    assert nearest_name(name, entries) == nearest

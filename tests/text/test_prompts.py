@@ -141,11 +141,13 @@ def test_a_class_without_descriptions_is_refused_or_has_its_prompt():
     with pytest.raises(InputError, match=r"fragments\.json has no descriptions for 1 of 2 classes: bus;"):
         prompt_inputs(names, descriptions=[FRAGMENTS])
     for file in (FRAGMENTS, WHOLE):
-        with pytest.warns(UserWarning, match="bus; their prompt alone"):
+        with pytest.warns(UserWarning, match="bus; hand-written prompts"):
             inputs = prompt_inputs(names, descriptions=[file], allow_missing=True)
         for source in (prompts.descriptor_sentences, prompts.sentences):
             assert source(inputs)[1] == ["a photo of a bus."]
             assert "a photo of a cat." not in source(inputs)[0]
+            other = dataclasses.replace(inputs, fallback=("a {}.", "the {}."))
+            assert source(other) == [source(inputs)[0], ["a bus.", "the bus."]]
 
 
 @pytest.mark.parametrize("source", prompts.NEED_DESCRIPTIONS)
@@ -296,7 +298,7 @@ def test_controls_depend_on_the_seed_alone(source):
 
 
 def test_a_class_without_descriptions_has_controls():
-    with pytest.warns(UserWarning, match="bus; their prompt alone"):
+    with pytest.warns(UserWarning, match="bus; hand-written prompts"):
         inputs = prompt_inputs(("cat", "bus"), [["feline"], ["coach"]], descriptions=[WHOLE], allow_missing=True)
     assert inputs.aliases == [["feline"], ["coach"]]
     assert prompts.nameless(inputs)[1] == ["a photo of an object."]

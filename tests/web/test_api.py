@@ -60,7 +60,7 @@ def as_base64(content):
     return base64.b64encode(content).decode()
 
 
-def picture(size, kind="png", mode="RGB", **options):
+def image_file(size, kind="png", mode="RGB", **options):
     file = io.BytesIO()
     Image.new(mode, size).save(file, kind, **options)
     return file.getvalue()
@@ -77,16 +77,16 @@ def reason(response, status, *words):
 # What is answered
 
 
-def test_pictures_get_the_labels_that_the_classifier_gives(client, builtin):
+def test_images_get_the_labels_that_the_classifier_gives(client, builtin):
     names = ("chelsea.png", "coffee.png")
     answer = ask(client, *((name, (PHOTOS / name).read_bytes()) for name in names), top_k="2").json()
     expected = Classifier(LABELS, encoder=builtin, views=4)([PHOTOS / name for name in names], top_k=2)
     assert [result["image"] for result in answer["results"]] == list(names)
     for result, classification in zip(answer["results"], expected, strict=True):
         assert [p["label"] for p in result["predictions"]] == [p.label for p in classification.predictions]
-        for found, wanted in zip(result["predictions"], classification.predictions, strict=True):
-            assert found["score"] == pytest.approx(wanted.score, abs=1e-4)
-            assert found["probability"] == pytest.approx(wanted.probability, abs=1e-3)
+        for prediction, wanted in zip(result["predictions"], classification.predictions, strict=True):
+            assert prediction["score"] == pytest.approx(wanted.score, abs=1e-4)
+            assert prediction["probability"] == pytest.approx(wanted.probability, abs=1e-3)
     assert [result["predictions"][0]["label"] for result in answer["results"]] == ["cat", "cup of coffee"]
 
 
@@ -115,8 +115,8 @@ def test_labels_may_hold_commas_and_come_in_several_fields(client):
         files=[("images", ("a.png", CHELSEA))],
         data={"labels": ['"cat, tabby",dog', "rocket\rfox"], "views": "2", "top_k": "9"},
     )
-    found = [p["label"] for p in response.json()["results"][0]["predictions"]]
-    assert sorted(found) == ["cat, tabby", "dog", "fox", "rocket"]
+    labels = [p["label"] for p in response.json()["results"][0]["predictions"]]
+    assert sorted(labels) == ["cat, tabby", "dog", "fox", "rocket"]
 
 
 def test_the_servers_own_labels_stand_in(client):
@@ -128,7 +128,7 @@ def test_the_servers_own_labels_stand_in(client):
 def test_formats_are_told_by_content_not_by_name(client, kind):
     if kind == "avif" and "AVIF" not in Image.SAVE:
         pytest.skip("this Pillow writes no AVIF")
-    assert ask(client, ("wrong.pdf", picture((60, 40), kind)), method="clip").status_code == 200
+    assert ask(client, ("wrong.pdf", image_file((60, 40), kind)), method="clip").status_code == 200
 
 
 def test_health_and_encoders(client):
@@ -141,7 +141,7 @@ def test_health_and_encoders(client):
     assert {"builtin", "open_clip:ViT-B-32/openai"} <= set(encoders["known"])
 
 
-def test_the_texts_of_labels_are_kept_between_requests(client):
+def test_the_texts_of_labels_are_cached_between_requests(client):
     before = client.get("/v1/health").json()["label_sets"]
     for views in ("2", "3", "2"):
         assert ask(client, ("a.png", CHELSEA), labels="one thing, another thing", views=views).status_code == 200
@@ -159,17 +159,17 @@ def test_the_documentation_needs_no_other_server(client, server):
 
 # What is refused
 
-BOMB = picture((30_000, 30_000), mode="1")
-THIN = picture((1, 40_000))  # 120 kB once unpacked, and gigabytes once resized by its shorter side
+BOMB = image_file((30_000, 30_000), mode="1")
+THIN = image_file((1, 40_000))  # 120 kB once unpacked, and gigabytes once resized by its shorter side
 
 
 @pytest.mark.parametrize(
     ("content", "words"),
     [
         (BOMB, ("bomb", "pixels")),
-        (picture((2100, 2000), mode="1"), ("4200000 pixels", "4000000 are the limit")),
+        (image_file((2100, 2000), mode="1"), ("4200000 pixels", "4000000 are the limit")),
         (THIN, ("1 x 40000", "32 times")),
-        (picture((300, 200), "jpeg")[:400], ("cannot be read",)),
+        (image_file((300, 200), "jpeg")[:400], ("cannot be read",)),
         (CHELSEA[: len(CHELSEA) // 2], ("truncated",)),
         (b"%PDF-1.4\n1 0 obj << /Type /Catalog >> endobj", ("none of", "JPEG")),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\nshowpage", ("none of",)),
@@ -178,7 +178,7 @@ THIN = picture((1, 40_000))  # 120 kB once unpacked, and gigabytes once resized 
     ],
     ids=["bomb", "large", "thin", "cut jpeg", "cut png", "pdf", "eps", "svg", "empty"],
 )
-def test_bad_pictures_get_a_reason(client, content, words):
+def test_bad_images_get_a_reason(client, content, words):
     said = reason(ask(client, ("good.png", CHELSEA), ("photo.jpg", content)), 422, "'photo.jpg'", *words)
     assert said.count(".") <= 3
     assert ask(client, ("good.png", CHELSEA)).status_code == 200
@@ -354,7 +354,7 @@ def test_the_document_is_kept(api, server, path, method, mode):
     @given(case=api[path][method].as_strategy(generation_mode=schemathesis.GenerationMode[mode]))
     @settings(max_examples=30, deadline=None, database=None, suppress_health_check=list(HealthCheck))
     def check(case):
-        # What fits the document may still be no picture, and a form cannot show some of what is wrong, as an empty list.
+        # What fits the document may still be no image, and a form cannot show some of what is wrong, as an empty list.
         excluded = [positive_data_acceptance, *([negative_data_rejection] if "form" in str(case.media_type) else [])]
         case.call_and_validate(base_url=server.url, auth=AUTH, excluded_checks=excluded)
 
@@ -367,6 +367,10 @@ def test_the_document_is_kept(api, server, path, method, mode):
 def examples(language):
     page = (Path(__file__).parents[2] / "docs" / "serve.md").read_text(encoding="utf-8")
     return re.findall(rf"^```{language}\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+
+
+def curls():
+    return [line for block in examples("sh") for line in block.splitlines() if line.startswith("curl")]
 
 
 @pytest.fixture(scope="module")
@@ -382,14 +386,33 @@ def shown(server, tmp_path_factory):
 @pytest.mark.skipif(shutil.which("curl") is None, reason="there is no curl on this machine")
 def test_the_documents_curl_runs(shown):
     here, folder = shown
-    (line,) = [line for block in examples("sh") for line in block.splitlines() if line.startswith("curl")]
+    line, _ = curls()
     done = subprocess.run(here(line), shell=True, cwd=folder, capture_output=True, text=True, timeout=60)
-    found = json.loads(done.stdout)
+    answer = json.loads(done.stdout)
     (documented,) = map(json.loads, examples("json"))
-    assert found.keys() == documented.keys()
-    for one, other in zip(found["results"], documented["results"], strict=True):
+    assert answer.keys() == documented.keys()
+    for one, other in zip(answer["results"], documented["results"], strict=True):
         assert one["image"] == other["image"]
         assert one["predictions"][0] == pytest.approx(other["predictions"][0], abs=0.01)
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="there is no curl on this machine")
+def test_the_documents_curl_with_examples_runs(shown):
+    here, folder = shown
+    cat, coffee = (Image.open(PHOTOS / name) for name in ("chelsea.png", "coffee.png"))
+    for name, photo, box in (
+        ("new", cat, (50, 50, 400, 300)),
+        ("a", cat, (0, 0, 300, 300)),
+        ("b", cat, (150, 0, 450, 300)),
+        ("c", coffee, (0, 0, 400, 400)),
+        ("d", coffee, (200, 0, 600, 400)),
+    ):
+        photo.crop(box).save(folder / f"{name}.png")
+    _, line = curls()
+    done = subprocess.run(here(line), shell=True, cwd=folder, capture_output=True, text=True, timeout=60)
+    answer = json.loads(done.stdout)
+    assert answer["results"][0]["label"] == "mine"
+    assert "(leave-one-out on 4 examples: examples 100.0 %)" in answer["mixture"]
 
 
 def test_the_documents_python_runs(shown):

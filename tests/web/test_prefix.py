@@ -20,7 +20,7 @@ def server():
         yield running
 
 
-@pytest.mark.parametrize("cut", [True, False], ids=["cut off", "passed on"])
+@pytest.mark.parametrize("cut", [True, False], ids=["removed", "passed on"])
 def test_the_api_answers_below_a_prefix(server, cut):
     with proxied(server.url, PREFIX, cut) as url, httpx.Client(timeout=60) as client:
         files = {"images": (PHOTOS / "chelsea.png").read_bytes()}
@@ -28,7 +28,7 @@ def test_the_api_answers_below_a_prefix(server, cut):
         assert answer.json()["results"][0]["predictions"][0]["label"] == "cat"
         assert client.get(f"{url}/v1/health").json()["status"] == "ok"
         assert client.get(f"{url}/v1/nothing").json() == {"reason": "there is nothing at /v1/nothing; see /docs"}
-        assert client.get(f"{url}/v1/classify").json() == {"reason": "/v1/classify answers POST alone"}
+        assert client.get(f"{url}/v1/classify").json() == {"reason": "/v1/classify answers only POST"}
         assert client.get(f"{url}/openapi.json").json()["servers"] == [{"url": PREFIX}]
         docs = client.get(f"{url}/docs").text
         assert f"{PREFIX}/static-offline-docs/swagger-ui-bundle.js" in docs
@@ -41,7 +41,7 @@ def test_without_a_proxy_it_answers_at_the_root_too(server):
 
 @pytest.mark.browser
 @pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium on this machine")
-@pytest.mark.parametrize("cut", [True, False], ids=["cut off", "passed on"])
+@pytest.mark.parametrize("cut", [True, False], ids=["removed", "passed on"])
 def test_the_page_labels_an_image_below_a_prefix(server, cut):
     lost, outside = [], []
     with proxied(server.url, PREFIX, cut) as url, sync_playwright() as playwright:
@@ -54,9 +54,9 @@ def test_the_page_labels_an_image_below_a_prefix(server, cut):
         page.goto(f"{url}/")
         page.locator("#labels textarea").fill("dog, cat, cup of coffee")
         page.locator("#photos img").first.wait_for()
-        page.set_input_files("#pictures input[type=file]", PHOTOS / "chelsea.png")
-        page.locator("#pictures .grid-container img").first.wait_for()
-        page.get_by_role("button", name="Label the pictures").click()
+        page.set_input_files("#images input[type=file]", PHOTOS / "chelsea.png")
+        page.locator("#images .grid-container img").first.wait_for()
+        page.get_by_role("button", name="Label the images").click()
         page.locator("#answer strong").get_by_text("cat", exact=True).wait_for()
         heat = page.locator("#heat img").first
         heat.wait_for()

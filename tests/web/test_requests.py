@@ -13,6 +13,7 @@ from crossalign.errors import InputError
 from crossalign.web.api import create_app
 from crossalign.web.engine import Engine, Limits
 from crossalign.web.guards import Access
+from crossalign.web.label_sets import Defaults
 
 ORIGIN = "http://localhost:3000"
 LABELS = ["cat", "rocket"]
@@ -30,14 +31,14 @@ TEXT = base64.b64encode(PNG).decode()
 
 @pytest.fixture(scope="module")
 def engine(builtin):
-    engine = Engine(builtin, Limits())
+    engine = Engine(builtin, Limits(), Defaults(("one", "two")))
     yield engine
     engine.close()
 
 
 @pytest.fixture(scope="module")
 def client(engine):
-    with TestClient(create_app(engine, ["one", "two"])) as client:
+    with TestClient(create_app(engine)) as client:
         yield client
 
 
@@ -52,7 +53,7 @@ def in_json(client, **body):
 
 def names(response):
     assert response.status_code == 200, response.text
-    return {found["label"] for found in response.json()["results"][0]["predictions"]}
+    return {prediction["label"] for prediction in response.json()["results"][0]["predictions"]}
 
 
 @pytest.mark.parametrize(
@@ -126,7 +127,7 @@ def test_other_origins_are_shut_out_by_default(client):
 
 
 def test_named_origins_are_let_in_and_a_password_stays_a_password(engine):
-    app = create_app(engine, access=Access(("anna", "word"), (ORIGIN,)))
+    app = create_app(engine, Access(("anna", "word"), (ORIGIN,)))
     with TestClient(app) as client:
         asked = preflight(client, ORIGIN)
         assert (asked.status_code, asked.headers["access-control-allow-origin"]) == (200, ORIGIN)
@@ -145,7 +146,7 @@ def test_named_origins_are_let_in_and_a_password_stays_a_password(engine):
 
 
 def test_every_origin_may_be_let_in(engine):
-    with TestClient(create_app(engine, access=Access(origins=("*",)))) as client:
+    with TestClient(create_app(engine, Access(origins=("*",)))) as client:
         assert preflight(client, "https://a.example").headers["access-control-allow-origin"] == "*"
 
 
@@ -166,7 +167,7 @@ def test_wrong_origins_and_prefixes_say_so(access, words):
 
 def test_a_server_that_shuts_down_says_503(builtin):
     engine = Engine(builtin, Limits())
-    with TestClient(create_app(engine, LABELS)) as client:
+    with TestClient(create_app(engine)) as client:
         engine.close()
         response = form(client, "cat,rocket")
     assert (response.status_code, response.json()) == (503, {"reason": "the server is shutting down"})

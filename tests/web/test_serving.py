@@ -22,7 +22,7 @@ from crossalign.features.adaptive import Rounds
 from crossalign.features.pipeline import encode_views
 from crossalign.web.api import create_app
 from crossalign.web.engine import LONGEST, Busy, Engine, Limits, Unavailable, encode_rounds
-from crossalign.web.label_sets import KEPT_TEXTS, Question
+from crossalign.web.label_sets import CACHED_BYTES, Defaults, Question, size_of
 from server import SCRIPT, wait_for
 
 LABELS = ("cat", "cup of coffee", "rocket")
@@ -74,7 +74,7 @@ def opened(name):
 def scores(engine, name, question):
     classify = engine.classifier(question)
     (features,) = engine.encode([opened(name)], classify)
-    return classify.score(features[None])[0]
+    return classify.scores(features)
 
 
 def test_clients_share_batches_and_get_what_each_would_alone(watched, monkeypatch):
@@ -97,7 +97,7 @@ def test_clients_share_batches_and_get_what_each_would_alone(watched, monkeypatc
     )
     asked = [(name, question) for name in names for question in questions]
     alone = [scores(engine, name, question) for name, question in asked]
-    assert {pictures for pictures, _ in batches} == {1}
+    assert {images for images, _ in batches} == {1}
     batches.clear()
     watched.began.clear()
     watched.may_go.clear()
@@ -110,9 +110,9 @@ def test_clients_share_batches_and_get_what_each_would_alone(watched, monkeypatc
         for one, other in zip(alone, together, strict=True):
             torch.testing.assert_close(other.result(), one, atol=1e-5, rtol=0)
     engine.close()
-    assert sum(pictures for pictures, _ in batches) == len(asked)
+    assert sum(images for images, _ in batches) == len(asked)
     assert len(batches) == 3, "the first alone, then all of four views and all of one, whoever sent them"
-    assert max(pictures for pictures, _ in batches) >= 7
+    assert max(images for images, _ in batches) >= 7
 
 
 def test_on_a_cpu_answers_are_the_same_bit_for_bit_however_busy_it_is(engine):
@@ -124,34 +124,34 @@ def test_on_a_cpu_answers_are_the_same_bit_for_bit_however_busy_it_is(engine):
         assert torch.equal(one, other)
 
 
-PICTURES = ("chelsea.png", "coffee.png", "rocket.jpg", "astronaut.png", "page.png")
+IMAGES = ("chelsea.png", "coffee.png", "rocket.jpg", "astronaut.png", "page.png")
 
 
 def test_adaptive_views_are_the_librarys_bit_for_bit_whoever_else_asks(engine, builtin):
     # Half of the adaptive ones are asked for twice, and among them some of a fixed number of views.
-    asked = [(name, "adaptive") for name in (*PICTURES, *PICTURES[:3])] + [(name, 12) for name in PICTURES[:3]]
+    asked = [(name, "adaptive") for name in (*IMAGES, *IMAGES[:3])] + [(name, 12) for name in IMAGES[:3]]
 
     def features(name, views):
-        (found,) = engine.encode([opened(name)], engine.classifier(Question.of(LABELS, views=views)))
-        return found
+        (encoded,) = engine.encode([opened(name)], engine.classifier(Question.of(LABELS, views=views)))
+        return encoded
 
     with ThreadPoolExecutor(len(asked)) as clients:
-        found = list(clients.map(lambda one: features(*one), asked))
+        answers = list(clients.map(lambda one: features(*one), asked))
     library = {}
     for views in ("adaptive", 12):
-        names = [name for name in PICTURES if (name, views) in asked]
+        names = [name for name in IMAGES if (name, views) in asked]
         classify = Classifier(LABELS, encoder=builtin, views=views)
         encoded = classify.encode([PHOTOS / name for name in names])
         library |= {(name, views): theirs for name, (_, theirs) in zip(names, encoded, strict=True)}
-    for one, ours in zip(asked, found, strict=True):
+    for one, ours in zip(asked, answers, strict=True):
         assert torch.equal(ours, library[one]), one
-    counts = {len(ours) - 1 for (_, views), ours in zip(asked, found, strict=True) if views == "adaptive"}
+    counts = {len(ours) - 1 for (_, views), ours in zip(asked, answers, strict=True) if views == "adaptive"}
     assert len(counts) > 1
     assert counts <= set(Rounds().counts)
     assert engine.label_sets == 1, "the texts are the same, however many views are taken"
 
 
-def test_adaptive_rounds_of_several_pictures_share_batches_on_a_gpu(watched, builtin, monkeypatch):
+def test_adaptive_rounds_of_several_images_share_batches_on_a_gpu(watched, builtin, monkeypatch):
     batches = []
 
     def counted(encoder, views):
@@ -168,12 +168,12 @@ def test_adaptive_rounds_of_several_pictures_share_batches_on_a_gpu(watched, bui
     with ThreadPoolExecutor(2) as clients:
         first = clients.submit(scores, engine, "page.png", Question.of(LABELS, method="clip"))
         assert watched.began.wait(20)
-        together = clients.submit(lambda: list(engine.encode([opened(name) for name in PICTURES[:4]], classify)))
+        together = clients.submit(lambda: list(engine.encode([opened(name) for name in IMAGES[:4]], classify)))
         wait_for(lambda: len(engine._jobs) == 4)
         watched.may_go.set()
         first.result()
         library = Classifier(LABELS, encoder=builtin, views="adaptive")
-        for ours, (_, theirs) in zip(together.result(), library.encode([PHOTOS / n for n in PICTURES[:4]]), strict=True):
+        for ours, (_, theirs) in zip(together.result(), library.encode([PHOTOS / n for n in IMAGES[:4]]), strict=True):
             torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
     engine.close()
     assert batches[0] == (4, 1 + Rounds().counts[0])
@@ -190,7 +190,7 @@ def test_methods_without_adaptive_views_say_so_as_the_library_does(engine, built
 
 def test_adaptive_views_keep_to_the_limit_of_views(builtin):
     engine = Engine(builtin, Limits(views=59))
-    with pytest.raises(InputError, match="up to 60 a picture, but 59 are the limit"):
+    with pytest.raises(InputError, match="up to 60 per image, but 59 are the limit"):
         engine.classifier(Question.of(LABELS, views="adaptive"))
     engine.close()
 
@@ -198,36 +198,38 @@ def test_adaptive_views_keep_to_the_limit_of_views(builtin):
 def test_a_label_set_is_encoded_once_also_for_many_at_a_time(engine, watched):
     question = Question.of(LABELS, views=2)
     with ThreadPoolExecutor(8) as clients:
-        found = list(clients.map(engine.classifier, [question] * 8))
-    assert len({id(classify.texts) for classify in found}) == 1
+        classifiers = list(clients.map(engine.classifier, [question] * 8))
+    assert len({id(classify.scorer.texts) for classify in classifiers}) == 1
     spoken = len(watched.texts)
-    assert engine.classifier(Question.of(LABELS, views=5)).texts is found[0].texts
+    assert engine.classifier(Question.of(LABELS, views=5)).scorer.texts is classifiers[0].scorer.texts
     assert len(watched.texts) == spoken
-    assert engine.classifier(Question.of(LABELS, domain="pet", method="clip")).texts is not found[0].texts
+    assert (
+        engine.classifier(Question.of(LABELS, domain="pet", method="clip")).scorer.texts is not classifiers[0].scorer.texts
+    )
     assert engine.label_sets == 2
 
 
 def test_the_least_recently_used_label_sets_are_dropped(engine, monkeypatch):
-    monkeypatch.setattr("crossalign.web.label_sets.KEPT_TEXTS", 5)
     first, second, third = (Question.of([name, "dog"], method="clip") for name in ("cat", "fox", "owl"))
-    kept = engine.classifier(first).texts
+    cached = engine.classifier(first)
+    monkeypatch.setattr("crossalign.web.label_sets.CACHED_BYTES", int(2.5 * size_of(cached)))
     engine.classifier(second)
-    assert engine.classifier(first).texts is kept
+    assert engine.classifier(first).scorer.texts is cached.scorer.texts
     engine.classifier(third)
     assert engine.label_sets == 2
-    assert engine.classifier(first).texts is kept
+    assert engine.classifier(first).scorer.texts is cached.scorer.texts
 
 
-def test_a_question_that_cannot_be_asked_is_not_kept(engine):
+def test_a_question_that_cannot_be_asked_is_not_cached(engine):
     for _ in range(2):
         with pytest.raises(InputError, match="more than once"):
             engine.classifier(Question.of(["cat", "cat"]))
     assert engine.label_sets == 0
 
 
-def test_one_bad_picture_does_not_hurt_its_neighbours(engine):
+def test_one_bad_image_does_not_hurt_its_neighbours(engine):
     classify = engine.classifier(Question.of(LABELS, views=2))
-    bad = ("bad.jpg", io.BytesIO(b"no picture"))
+    bad = ("bad.jpg", io.BytesIO(b"no image"))
     first, second, third = engine.encode([opened("chelsea.png"), bad, opened("coffee.png")], classify)
     assert isinstance(second, InputError)
     assert first.shape == third.shape == (3, 384)
@@ -258,14 +260,14 @@ def test_waiting_clients_are_told_when_it_closes(builtin, views):
         with pytest.raises(Unavailable, match="shutting down"):
             waiting.result(10)
         watched.may_go.set()
-    wait_for(lambda: not any(thread.name.startswith("cut") and thread.is_alive() for thread in engine._cutters._threads))
+    wait_for(lambda: not any(thread.name.startswith("crop") and thread.is_alive() for thread in engine._croppers._threads))
 
 
-def test_more_pictures_than_places_are_refused(builtin):
+def test_more_images_than_places_are_refused(builtin):
     engine = Engine(builtin, Limits(queue=3, images=3))
     with engine.admit(2):
         assert engine.waiting == 2
-        with pytest.raises(Busy, match="2 pictures are waiting and 3 are the limit"), engine.admit(2):
+        with pytest.raises(Busy, match="2 images are waiting and 3 are the limit"), engine.admit(2):
             pass
         with engine.admit(1):
             assert engine.waiting == 3
@@ -278,7 +280,7 @@ def test_more_pictures_than_places_are_refused(builtin):
 
 
 class Impatient(Engine):
-    """An engine that gives a request all the time that its reading and its labels take, and its pictures none."""
+    """An engine that gives a request all the time that its reading and its labels take, and its images none."""
 
     def encode(self, *asked):
         self.limits = Limits(seconds=0.3)
@@ -294,11 +296,11 @@ def test_a_slow_body_and_a_slow_answer_are_given_up(watched):
         await asyncio.sleep(60)
 
     async def answer(engine, **request):
-        transport = httpx.ASGITransport(create_app(engine, LABELS))
+        transport = httpx.ASGITransport(create_app(engine))
         async with httpx.AsyncClient(transport=transport, base_url="http://x") as client:
             return await client.post("/v1/classify", **request)
 
-    slow_reader, slow_encoder = Engine(watched, Limits(seconds=0.3)), Impatient(watched)
+    slow_reader, slow_encoder = Engine(watched, Limits(seconds=0.3)), Impatient(watched, None, Defaults(LABELS))
     slow_body = asyncio.run(answer(slow_reader, content=slowly(), headers={"content-type": "application/json"}))
     slow_answer = asyncio.run(answer(slow_encoder, json={"images": [photo], "views": 2}))
     assert (slow_body.status_code, slow_answer.status_code) == (408, 503)
@@ -316,10 +318,11 @@ def test_the_documents_limits_are_the_programs():
     for words in (
         f"larger than {limits.megabytes} MB",
         f"more than {limits.megapixels} million pixels",
-        f"more than {limits.images} pictures, {limits.labels} labels, {limits.texts:,} descriptions or {limits.views} views",
-        f"{limits.queue} pictures of all clients",
+        f"more than {limits.images} images, {limits.examples} example images, {limits.labels} labels, "
+        f"{limits.texts:,} descriptions or {limits.views} views",
+        f"{limits.queue} images of all clients",
         f"no answer within {limits.seconds} s",
-        f"{KEPT_TEXTS:,} texts",
+        f"{CACHED_BYTES // 10**6} MB in all",
         f"{LONGEST} times longer",
     ):
         assert words in page
@@ -334,6 +337,10 @@ def test_the_documents_limits_are_the_programs():
         (["--host", "no.such.host.invalid"], "cannot listen"),
         (["--encoder", "magic", "--port", "0"], "magic"),
         (["--model", "some-llm", "--port", "0"], "OPENAI_API_KEY"),
+        (["--calibration", "cal.json"], "--calibration cal.json is for one set of labels"),
+        (["--examples", "no/such/folder", "--port", "0"], "examples 'no/such/folder' cannot be read"),
+        (["--examples", "sorted", "--executor", "ray"], "--examples sorted is read on this machine only"),
+        (["--threshold", "2"], "2.0 is not in the range"),
     ],
 )
 def test_wrong_options_end_with_a_sentence(options, words, monkeypatch):

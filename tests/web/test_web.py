@@ -4,12 +4,14 @@ import csv
 import http.server
 import io
 import json
+import re
 import shutil
 import threading
 from pathlib import Path
 
 import httpx
 import pytest
+from PIL import Image
 from playwright.sync_api import expect, sync_playwright
 
 import llm_server
@@ -27,6 +29,7 @@ ARGUMENTS = (
     "--disable-sync",
 )
 AUTH = ("anna", "correct-horse")
+ADAPTIVE = "Only as many views as the answer takes"
 EVIL = "<img src=x onerror=alert(1)>"
 
 
@@ -76,6 +79,7 @@ def page(visitor, server):
     page.goto(server.url)
     page.locator("#labels textarea").wait_for()
     page.get_by_role("button", name="Method").click()
+    page.get_by_label(ADAPTIVE).uncheck()
     # A field that has just been unfolded takes back its first value once.
     expect(page.get_by_label("range slider for Local views")).to_have_value("60")
     page.wait_for_timeout(500)
@@ -87,17 +91,17 @@ def page(visitor, server):
 
 
 def upload(page, *files):
-    page.set_input_files("#pictures input[type=file]", files)
-    page.locator("#pictures .grid-container img").nth(len(files) - 1).wait_for()
+    page.set_input_files("#images input[type=file]", files)
+    page.locator("#images .grid-container img").nth(len(files) - 1).wait_for()
 
 
 def label(page, labels):
     page.locator("#labels textarea").fill(labels)
-    page.get_by_role("button", name="Label the pictures").click()
+    page.get_by_role("button", name="Label the images").click()
 
 
-def shown_picture(page, selector):
-    """The address of a picture that is really there."""
+def shown_image(page, selector):
+    """The address of an image that is really there."""
     image = page.locator(f"{selector} img").first
     image.wait_for()
     page.wait_for_function("image => image.complete && image.naturalWidth > 100", arg=image.element_handle())
@@ -118,40 +122,122 @@ def test_a_photo_gets_its_label_the_reasons_and_files(page):
     expect(page.locator("#bars meter").first).to_have_attribute("aria-label", "cat")
     expect(page.locator("#overview")).to_be_hidden()
     expect(page.locator("#reasons")).to_contain_text("a photo of a cat.")
-    heat = shown_picture(page, "#heat")
+    heat = shown_image(page, "#heat")
     text, name = downloaded(page, "Download JSON")
-    (found,) = json.loads(text)
+    (result,) = json.loads(text)
     assert name == "labels.json"
-    assert found["image"] == "chelsea.png"
-    assert found["predictions"][0]["label"] == "cat"
+    assert result["image"] == "chelsea.png"
+    assert result["predictions"][0]["label"] == "cat"
     text, _ = downloaded(page, "Download CSV")
     assert next(csv.DictReader(io.StringIO(text)))["label"] == "cat"
     expect(page.locator("#views button.thumbnail-item")).to_have_count(6)
 
     page.locator("#views button.thumbnail-item").nth(2).click()
     page.wait_for_function("old => document.querySelector('#heat img').src != old", arg=heat)
-    framed = shown_picture(page, "#heat")
+    framed = shown_image(page, "#heat")
     page.get_by_role("radio", name="dog").click()
     page.locator("#reasons").get_by_text("a photo of a dog.").wait_for()
-    assert shown_picture(page, "#heat") not in (heat, framed)
+    assert shown_image(page, "#heat") not in (heat, framed)
 
 
 @pytest.mark.browser
 def test_adaptive_views_say_how_many_they_were(page):
     upload(page, PHOTOS / "chelsea.png")
-    page.get_by_label("Look only as long as the answer is open").check()
+    page.get_by_label(ADAPTIVE).check()
     expect(page.get_by_label("range slider for Local views")).to_be_hidden()
     label(page, "dog, cat, cup of coffee")
     page.locator("#answer strong").get_by_text("cat", exact=True).wait_for()
     text, _ = downloaded(page, "Download JSON")
-    (found,) = json.loads(text)
-    assert found["views"] in Rounds().counts[:-1]
-    expect(page.locator("#answer")).to_contain_text(f"after {found['views']} views")
-    shown_picture(page, "#heat")
+    (result,) = json.loads(text)
+    assert result["views"] in Rounds().counts[:-1]
+    expect(page.locator("#answer")).to_contain_text(f"after {result['views']} views")
+    shown_image(page, "#heat")
+
+
+def add_class(page, name, *paths):
+    page.locator("#example-class input, #example-class textarea").first.fill(name)
+    page.set_input_files("#example-files input[type=file]", paths)
+    page.locator("#example-files").get_by_text(Path(paths[-1]).stem).first.wait_for()
+    page.locator("#add-class").click()
+    page.locator("#example-images .caption-label").get_by_text(name, exact=True).nth(len(paths) - 1).wait_for()
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory):
+    """Two parts of each of two photos."""
+    folder = tmp_path_factory.mktemp("parts")
+    for name in ("chelsea.png", "coffee.png"):
+        for number, left in enumerate((0, 100)):
+            Image.open(PHOTOS / name).crop((left, 0, left + 300, 300)).save(folder / f"{number}-{name}")
+    return lambda name: [folder / f"{number}-{name}" for number in range(2)]
 
 
 @pytest.mark.browser
-def test_many_pictures_one_of_them_broken(page, tmp_path):
+def test_examples_alone_give_a_label_and_pairs_are_shown(page, parts):
+    page.get_by_role("button", name="Classes by examples").click()
+    add_class(page, "tom", *parts("chelsea.png"))
+    add_class(page, "mug", *parts("coffee.png"))
+    expect(page.locator("#example-images .thumbnail-item")).to_have_count(4)
+    upload(page, PHOTOS / "chelsea.png")
+    label(page, "")
+    page.locator("#answer strong").get_by_text("tom", exact=True).wait_for()
+    expect(page.locator("#reasons")).to_contain_text("example 0-chelsea.png")
+    pairs = page.locator("#views.pairs button.thumbnail-item")
+    expect(pairs).to_have_count(6)
+    expect(pairs.first.locator(".caption-label")).to_have_text(re.compile(r"^0\.\d\d [01]-chelsea\.png$"))
+    size = pairs.first.locator("img").evaluate("image => [image.naturalWidth, image.naturalHeight]")
+    assert size[0] > 2 * size[1] > 200
+    box = pairs.first.bounding_box()
+    assert box["width"] == pytest.approx(2 * box["height"], abs=2), "the whole pair is seen"
+    page.get_by_role("radio", name="mug").click()
+    expect(pairs.first.locator(".caption-label")).to_have_text(re.compile(r"coffee\.png$"))
+
+    page.locator("#remove input").click()
+    page.get_by_role("option", name="mug").click()
+    expect(page.locator("#example-images .thumbnail-item")).to_have_count(2)
+    page.get_by_role("button", name="Label the images").click()
+    page.get_by_text("1 label given, but classifying takes two or more").wait_for()
+
+
+@pytest.mark.browser
+def test_bad_examples_are_refused_when_they_are_added(page, tmp_path):
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(b"%PDF-1.4")
+    page.get_by_role("button", name="Classes by examples").click()
+    page.locator("#add-class").click()
+    page.get_by_text("A class needs a name and at least one image").wait_for()
+    page.locator("#example-class input, #example-class textarea").first.fill("cat")
+    page.set_input_files("#example-files input[type=file]", broken)
+    page.locator("#example-files").get_by_text("broken").first.wait_for()
+    page.locator("#add-class").click()
+    page.get_by_text("Image 'broken.jpg' cannot be read").wait_for()
+    expect(page.locator("#example-images")).to_be_hidden()
+
+
+@pytest.mark.browser
+def test_unsure_and_none_of_these_are_said_and_name_the_nearest_labels(page):
+    upload(page, PHOTOS / "chelsea.png")
+    page.get_by_role("button", name="When to give no label").click()
+    page.locator("#threshold input").fill("0.99")
+    label(page, "dog, wolf, car")
+    page.locator("#answer strong").get_by_text("unsure", exact=True).wait_for()
+    expect(page.locator("#answer")).to_contain_text(
+        re.compile(r"nearest labels: \w+ \d+ %, \w+ \d+ %, \w+ \d+ %, after 6 views")
+    )
+    text, _ = downloaded(page, "Download JSON")
+    (result,) = json.loads(text)
+    assert (result["label"], result["reason"]) == (None, "unsure")
+
+    page.locator("#threshold input").fill("")
+    page.locator("#other input, #other textarea").first.fill("cat")
+    page.get_by_role("button", name="Label the images").click()
+    page.locator("#answer strong").get_by_text("none of these", exact=True).wait_for()
+    expect(page.locator("#answer")).to_contain_text("it looks most like cat, which is no answer; nearest labels: ")
+    shown_image(page, "#heat")
+
+
+@pytest.mark.browser
+def test_many_images_one_of_them_broken(page, tmp_path):
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(b"%PDF-1.4")
     upload(page, broken, PHOTOS / "coffee.png", PHOTOS / "rocket.jpg")
@@ -163,21 +249,21 @@ def test_many_pictures_one_of_them_broken(page, tmp_path):
     page.locator("#answer").get_by_text("'broken.jpg' cannot be read").wait_for()
     expect(page.locator("#heat")).to_be_hidden()
     text, _ = downloaded(page, "Download JSON")
-    assert [bool(found["error"]) for found in json.loads(text)] == [True, False, False]
+    assert [bool(result["error"]) for result in json.loads(text)] == [True, False, False]
 
 
 @pytest.mark.browser
 def test_errors_are_words(page):
-    page.get_by_role("button", name="Label the pictures").click()
-    page.get_by_text("There are no pictures yet").wait_for()
+    page.get_by_role("button", name="Label the images").click()
+    page.get_by_text("There are no images yet").wait_for()
     upload(page, PHOTOS / "chelsea.png")
     label(page, "cat")
     page.get_by_text("classifying takes two or more").wait_for()
     upload_more = [PHOTOS / "chelsea.png"] * 4
-    page.set_input_files("#pictures input[type=file]", upload_more)
-    page.locator("#pictures .grid-container img").nth(4).wait_for()
+    page.set_input_files("#images input[type=file]", upload_more)
+    page.locator("#images .grid-container img").nth(4).wait_for()
     label(page, "cat, dog")
-    page.get_by_text("5 pictures were chosen, but 4 are the limit").wait_for()
+    page.get_by_text("5 images were chosen, but 4 are the limit").wait_for()
 
 
 @pytest.mark.browser
@@ -190,7 +276,7 @@ def test_a_photo_to_try_with_a_datasets_labels_and_descriptions(page):
     page.wait_for_function("document.querySelector('#labels textarea').value.includes('forest')")
     page.get_by_role("button", name="Take the dataset's descriptions").click()
     page.wait_for_function("document.querySelector('#descriptions textarea').value.includes('forest: has')")
-    page.get_by_role("button", name="Label the pictures").click()
+    page.get_by_role("button", name="Label the images").click()
     page.locator("#reasons li").first.wait_for()
     expect(page.locator("#reasons")).to_contain_text(", which has")
 
@@ -201,7 +287,7 @@ def test_a_method_without_views_shows_reasons_and_no_map(page):
     page.wait_for_function("document.querySelector('#labels textarea').value.startsWith('cat, ')")
     page.locator("#method input").click()
     page.get_by_role("option", name="clip: ").click()
-    page.get_by_role("button", name="Label the pictures").click()
+    page.get_by_role("button", name="Label the images").click()
     page.locator("#reasons").get_by_text("a photo of a cat.").wait_for()
     expect(page.locator("#heat")).to_be_hidden()
     expect(page.locator("#views")).to_be_hidden()
@@ -235,13 +321,13 @@ def test_the_keyboard_is_enough(page):
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.id") == "go"
     page.keyboard.press("Enter")
-    shown_picture(page, "#heat")
+    shown_image(page, "#heat")
     page.locator("#label input").first.focus()
     page.keyboard.press("Tab")
     page.keyboard.press("Space")
     page.locator("#reasons").get_by_text("a photo of a dog.").wait_for()
     page.locator("#views button.thumbnail-item").first.focus()
-    before = shown_picture(page, "#heat")
+    before = shown_image(page, "#heat")
     page.keyboard.press("Enter")
     page.wait_for_function("old => document.querySelector('#heat img').src != old", arg=before)
     page.get_by_role("link", name="Download JSON").focus()
@@ -254,12 +340,12 @@ def test_a_phone_is_wide_enough(page):
     page.set_viewport_size({"width": 390, "height": 844})
     upload(page, PHOTOS / "chelsea.png", PHOTOS / "coffee.png")
     label(page, "cat, cup of coffee with a very long name that goes on and on, dog")
-    shown_picture(page, "#heat")
+    shown_image(page, "#heat")
     assert page.evaluate("document.documentElement.scrollWidth") == 390
     columns = page.locator("#columns > div")
     first, second = columns.nth(0).bounding_box(), columns.nth(1).bounding_box()
     assert second["y"] >= first["y"] + first["height"]
-    for selector in ("#pictures", "#labels", "#go", "#bars", "#heat", "#reasons", "#views"):
+    for selector in ("#images", "#labels", "#go", "#bars", "#heat", "#reasons", "#views"):
         box = page.locator(selector).bounding_box()
         assert box["x"] >= 0
         assert box["x"] + box["width"] <= 390
@@ -296,11 +382,21 @@ def elsewhere():
     listener.server_close()
 
 
-def ask_behind_the_page(url, pictures, labels="cat, dog"):
-    """Send the page's own request with something else for the pictures; tell how it ended."""
+def ask_behind_the_page(url, images, labels="cat, dog"):
+    """Send the page's own request with something else for the images; tell how it ended."""
+    texts = dict.fromkeys(("descriptions", "other", "domain"), "")
+    fields = texts | {"images": images, "labels": labels, "method": "wca", "adaptive": False, "count": 2}
+    return send_behind_the_page(url, "_label_images", fields)
+
+
+def send_behind_the_page(url, event_name, fields):
+    """Send the values of an event's fields, by their ids; those of others are null."""
     with httpx.Client(base_url=url, auth=AUTH, timeout=60) as client:
-        (event,) = [d for d in client.get("/config").json()["dependencies"] if d["api_name"] == "_label_pictures"]
-        body = {"data": [pictures, labels, "", "wca", False, 2, ""], "fn_index": event["id"], "session_hash": "stranger"}
+        config = client.get("/config").json()
+        (event,) = [d for d in config["dependencies"] if d["api_name"] == event_name]
+        names = {c["id"]: c["props"].get("elem_id") for c in config["components"]}
+        data = [fields.get(names[number]) for number in event["inputs"]]
+        body = {"data": data, "fn_index": event["id"], "session_hash": "stranger"}
         client.post("/gradio_api/queue/join", json=body).raise_for_status()
         with client.stream("GET", "/gradio_api/queue/data", params={"session_hash": "stranger"}) as lines:
             messages = (json.loads(line.removeprefix("data: ")) for line in lines.iter_lines() if line)
@@ -317,6 +413,10 @@ def test_paths_and_addresses_are_not_opened(server, tmp_path, elsewhere):
     shutil.copy(PHOTOS / "chelsea.png", secret)
     for file in (as_file(secret), as_file(PHOTOS / "chelsea.png"), as_file(url), as_file(url, url=url)):
         done = ask_behind_the_page(server.url, [{"image": file, "caption": None}])
+        assert not done["success"]
+        assert "upload" in done["output"]["error"]
+    for file in (as_file(secret), as_file(url), as_file(PHOTOS / "chelsea.png")):
+        done = send_behind_the_page(server.url, "_added", {"example-class": "cat", "example-files": [file]})
         assert not done["success"]
         assert "upload" in done["output"]["error"]
     for file in (as_file(secret), as_file(url)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import glob
 import json
 import os
@@ -23,9 +24,7 @@ from crossalign.text.labels import read_labels_file, split_labels
 if TYPE_CHECKING:
     from crossalign.encoders import Encoder
     from crossalign.features.pipeline import ProgressBar
-
-MANY_LABELS = 200
-"""With at least so many labels, their text features are cached for the next run; fewer are encoded in a moment."""
+    from crossalign.store.shards import Store
 
 
 def options(*each: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -175,13 +174,25 @@ def read_labels(labels: str | None, labels_file: str | None) -> list[str]:
     return split_labels(os.fsencode(labels).decode("utf-8", "surrogateescape"), "--labels")
 
 
-def for_many_labels(names: Sequence[str]) -> dict[str, Any]:
-    """Arguments of `Classifier` that cache the text features of many labels, and show progress while they are encoded."""
-    if len(names) < MANY_LABELS:
-        return {}
+def open_store(folder: str | None) -> Store | None:
+    """Open the store of features; None, with a line that says why, if the default one cannot be used.
+
+    Raises:
+        InputError: a folder was named and cannot be used.
+    """
     from crossalign.store.shards import Store
 
-    return {"store": Store(), "progress": progress_bar}
+    store = Store(folder)
+    try:
+        store.root.mkdir(parents=True, exist_ok=True)
+        if not os.access(store.root, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        if folder is not None:
+            raise InputError(f"store {folder!r} cannot be used ({error.strerror}); name another folder") from None
+        click.echo(f"nothing is cached: {str(store.root)!r} cannot be used ({error.strerror}); see --store", err=True)
+        return None
+    return store
 
 
 def find_images(paths: Sequence[str]) -> list[str]:

@@ -53,4 +53,11 @@ def paths_from_stdin() -> list[str]:
         content = content.decode("utf-16", "replace").encode()
     content = content.removeprefix(codecs.BOM_UTF8)
     lines = content.split(b"\0") if b"\0" in content else [line.removesuffix(b"\r") for line in content.split(b"\n")]
-    return [os.fsdecode(line) for line in lines if line.strip()]
+    return [_path(line) for line in lines if line.strip()]
+
+
+def _path(line: bytes) -> str:
+    try:
+        return os.fsdecode(line)
+    except UnicodeDecodeError:  # On Windows, where paths are UTF-8 but older programs write the code page of the console.
+        return line.decode(sys.stdin.encoding or "utf-8", "replace")

@@ -21,7 +21,7 @@ EXIT_CODE = 130
 AGAIN = "run the same command again to resume"
 HOW_TO_RESUME = {
     "ablate": f"finished images are saved, except the last few: {AGAIN}",
-    "classify": f"printed labels are complete, run it on the other images; with --output {AGAIN}",
+    "classify": f"encoded images are cached, unless --no-store was given: {AGAIN}",
     "describe": f"finished classes are saved: {AGAIN}",
     "evaluate": f"finished images are saved, except the last few: {AGAIN}",
     "features": f"finished images are saved, except the last few: {AGAIN}",

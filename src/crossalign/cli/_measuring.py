@@ -145,7 +145,7 @@ def styled_descriptions(name: str | None, style: Style | None) -> str | Descript
     """Return descriptions as a classifier takes them.
 
     Args:
-        name: file, or name of bundled descriptions.
+        name: file, name of bundled descriptions, or none.
         style: style of the file's texts; None leaves the choice to the classifier.
 
     Returns:
@@ -155,9 +155,10 @@ def styled_descriptions(name: str | None, style: Style | None) -> str | Descript
         InputError: a style without a file, or the file cannot be read.
     """
     from crossalign.text.descriptions import bundled_names, load_descriptions
+    from crossalign.text.descriptions.choosing import is_none
 
     if style is None:
         return name
-    if name is None or (name in bundled_names() and not Path(name).exists()):
+    if name is None or is_none(name) or (name in bundled_names() and not Path(name).exists()):
         raise InputError("--description-style needs a file in --descriptions; add it, or omit --description-style")
     return load_descriptions(name, style)

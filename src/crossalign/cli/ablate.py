@@ -11,7 +11,7 @@ import click
 from crossalign.cli import _common as common
 from crossalign.cli import _measuring as measuring
 from crossalign.cli._help import GroupedCommand
-from crossalign.errors import InputError
+from crossalign.errors import InputError, need_package
 
 if TYPE_CHECKING:
     from crossalign.methods.alignment import Form
@@ -87,6 +87,8 @@ def command(**values: Any) -> None:
         config = replace(config, crop_scale=scales[0])
     output = _file(options.output, "output", ("md", "csv", "json"))
     figure = _file(options.figure, "figure", ("png", "svg", "pdf"))
+    if figure:
+        need_package("matplotlib", "figures", "a figure")
     axes = [axis.strip() for axis in options.axes.split(",")]
     if ("views" not in axes or config.views < 2) and figure:
         raise InputError("--figure plots accuracy over the number of views; include views in --axes, and use two or more")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import click
-from tabulate import tabulate
 
 from crossalign.cli._help import GroupedCommand
 
@@ -19,6 +18,8 @@ def command() -> None:
     Example:
       crossalign datasets
     """
+    from tabulate import tabulate
+
     from crossalign.datasets.configs import DATASETS, config_names, load_config
     from crossalign.plugins import OURS
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ import click
 from crossalign.cli import _common as common
 from crossalign.cli import _measuring as measuring
 from crossalign.cli._help import GroupedCommand
-from crossalign.errors import InputError
+from crossalign.errors import InputError, need_package
 from crossalign.text.labels import check_labels
 
 if TYPE_CHECKING:
@@ -199,6 +198,8 @@ def _fill(
     concurrency: int,
 ) -> dict[str, str]:
     """Ask the questions and save the answers; return the reason for each class that failed."""
+    import asyncio
+
     from crossalign.text.descriptions.llm import Answer, describe
 
     if not questions:
@@ -252,6 +253,7 @@ def _server(options: Options) -> Server:
     key = os.environ.get(variable, "").strip()
     if not key and (options.api_key_env or not options.base_url):
         raise InputError(f"the environment variable {variable} holds no API key; set it, or give a local --base-url")
+    need_package("openai", "llm", "asking an LLM")
     return Server(options.model, options.base_url or OPENAI_URL, key or NO_KEY)
 
 

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 def command(name: str, timed: bool, encoder_options: EncoderOptions) -> None:
     """List the encoders that --encoder takes, or say what one of them computes.
 
-    PATTERN narrows open_clip's long list. A SPEC, which is "builtin" or has a colon, is loaded and described: activation,
-    preprocessing, context, logit scale, and where its weights come from. The options are for a SPEC.
+    PATTERN narrows open_clip's long list. A SPEC, which is "builtin", a short name or has a colon, is loaded and described:
+    activation, preprocessing, context, logit scale, and where its weights come from. The options are for a SPEC.
 
     Encoders of other packages are listed with the package; docs/extending.md says how to add one.
 
@@ -32,10 +32,13 @@ def command(name: str, timed: bool, encoder_options: EncoderOptions) -> None:
     Examples:
       crossalign encoders
       crossalign encoders ViT-B-16
+      crossalign encoders clip
       crossalign encoders open_clip:ViT-B-32/openai
       crossalign encoders builtin --time
     """
-    if name == "builtin" or ":" in name:
+    from crossalign.encoders import SHORT_NAMES
+
+    if name == "builtin" or name in SHORT_NAMES or ":" in name:
         encoder = load_encoder(name, encoder_options)
         _describe(encoder)
         if timed:
@@ -49,8 +52,12 @@ def command(name: str, timed: bool, encoder_options: EncoderOptions) -> None:
 def _list(pattern: str) -> None:
     import open_clip
 
-    from crossalign.encoders import ADDED
+    from crossalign.encoders import ADDED, SHORT_NAMES
 
+    click.echo("short name   stands for                                         download   licence of the weights")
+    for name, short in SHORT_NAMES.items():
+        click.echo(f"{name:<12} {short.spec:<50} {short.download_bytes / 1e9:>5.1f} GB   {short.licence}")
+    click.echo()
     click.echo("builtin                       embedded, no hub needed; also builtin:lite1, builtin:lite2")
     click.echo("open_clip:ARCH/TAG            published weights; the list is below")
     click.echo("open_clip:ARCH/TAG@FILE       the weights of that tag from a file")

@@ -4,55 +4,27 @@ from __future__ import annotations
 
 import re
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from crossalign.cli import _answers
 from crossalign.cli import _cluster as clusters
 from crossalign.cli import _common as common
 from crossalign.cli import _measuring as measuring
+from crossalign.cli._evaluate_options import Options
 from crossalign.cli._help import GroupedCommand
 from crossalign.errors import InputError
 
 if TYPE_CHECKING:
     from crossalign.datasets.configs import Config
-    from crossalign.evaluation.protocols import Protocol
-    from crossalign.methods.alignment import Form
     from crossalign.methods.registry import Method
-    from crossalign.text.descriptions import Descriptions, Style
+    from crossalign.text.descriptions import Descriptions
 
 
 EVEN = ("photo", "templates", "many-templates", "first-sentences", "waffle")
 """Sources of prompts that give each class the same number of prompts."""
-
-
-@dataclass(frozen=True)
-class Options:
-    """The values of the command's options."""
-
-    dataset_options: measuring.DatasetOptions
-    encoder_options: common.EncoderOptions
-    cluster: clusters.ClusterOptions
-    methods: str | None
-    protocol: Protocol
-    views: int | None
-    budget: str | None
-    prompts: str | None
-    runs: int | None
-    fresh_seeds: int
-    calibration: bool
-    transductive: bool
-    crop_scale: str | None
-    descriptions: tuple[str, ...]
-    description_style: Style | None
-    allow_missing: bool
-    output: str | None
-    report: str | None
-    form: Form
-    seed: int
-    num_workers: int
-    store: str | None
 
 
 @click.command(cls=GroupedCommand)
@@ -98,6 +70,23 @@ class Options:
     "--calibration", is_flag=True, help="Report the calibration error of the probabilities, and the fitted temperature."
 )
 @click.option(
+    "--examples",
+    type=click.Path(),
+    help="Folder DIR/CLASS/images of example images: measure texts, examples and both, as `classify --examples` uses them.",
+)
+@click.option(
+    "--calibration-file",
+    type=click.Path(),
+    help="Fit probabilities and a threshold on the dataset, and write them for `classify --calibration` and `serve`.",
+)
+@click.option(
+    "--answer-precision",
+    type=click.FloatRange(0, 1, min_open=True),
+    default=0.95,
+    show_default=True,
+    help="Of --calibration-file: share of right answers among those that reach the threshold.",
+)
+@click.option(
     "--transductive",
     is_flag=True,
     help="Also run the methods that classify all images together (transclip, stata, carprt), in a table of their own.",
@@ -122,10 +111,14 @@ def command(**values: Any) -> None:
       crossalign evaluate --dataset dtd --methods cupl,wca --budget 16x10 --prompts shuffled
       crossalign evaluate --dataset imagenet --encoder open_clip:ViT-B-16/openai --methods cupl,wca --output b16.json
       crossalign evaluate --dataset folder --data-path pets --config oxford_pet     # pets' names, templates, descriptions
+      crossalign evaluate --dataset folder --data-path labelled --examples examples/ --calibration-file cal.json
       crossalign evaluate --dataset imagenet --executor ray --ray-address auto --store /shared/store
     """
     options = Options(**values)
     options.cluster.check()
+    if options.examples or options.calibration_file:
+        _answers.measure(options)
+        return
     _check_released(options)
     config, most_prompts = _config(options)
     file, page = (common.check_output(path) if path else None for path in (options.output, options.report))

@@ -10,10 +10,12 @@ import click
 
 from crossalign.cli import _common as common
 from crossalign.cli import _measuring as measuring
+from crossalign.cli._descriptions import descriptions_options, say_descriptions
 from crossalign.cli._help import GroupedCommand
-from crossalign.errors import InputError
+from crossalign.errors import InputError, need_package
 
 if TYPE_CHECKING:
+    from crossalign.classifier.examples import ExampleImages
     from crossalign.explanation import ClassEvidence, Explanation
     from crossalign.methods.alignment import Form
     from crossalign.text.descriptions import Style
@@ -28,8 +30,10 @@ class Options:
     image: str
     labels: str | None
     labels_file: str | None
+    examples: str | None
     descriptions: str | None
     description_style: Style | None
+    allow_missing: bool
     domain: str
     method: str
     against: str | None
@@ -50,11 +54,11 @@ class Options:
 @click.option("--labels", help='Class names, comma separated: "cat,dog,cup of coffee".')
 @click.option("--labels-file", type=click.Path(), help="Class names, one per line.")
 @click.option(
-    "--descriptions",
+    "--examples",
     type=click.Path(),
-    help="JSON {class: [text]}, or the name of bundled descriptions [default: hand-written templates].",
+    help="Folder DIR/CLASS/images of example images; without labels, its class folders are the labels.",
 )
-@measuring.description_style_option
+@descriptions_options
 @click.option("--domain", default="", help='Kind of thing that all labels are, such as "pet".')
 @click.option("--method", default="wca", show_default=True, help="See `crossalign methods`.")
 @click.option("--against", help='A second method to compare with, such as "clip-d".')
@@ -88,27 +92,32 @@ def command(**values: Any) -> None:
       crossalign explain cat.jpg --labels "cat,dog,cup of coffee"
       crossalign explain cat.jpg --labels "cat,dog" --descriptions mine.json --against clip-d -o cat.pdf
       crossalign explain cat.jpg --labels "cat,dog" --views 24 -o cat.png --matrix
+      crossalign explain cat.jpg --examples sorted/ -o cat.png
     """
     options = Options(**values)
     if options.matrix and options.output is None:
         raise click.UsageError("--matrix writes a file beside the figure; name the figure with -o FILE")
     files = _files(options.output, options.matrix)
-    names = common.read_labels(options.labels, options.labels_file)
+    names = None
+    if options.examples is None or options.labels or options.labels_file:
+        names = common.read_labels(options.labels, options.labels_file)
     if options.method == options.against:
         raise InputError(f"the method {options.method!r} was given twice; name another with --against, or omit --against")
-    explanation, rival = _explain(options, names)
+    explanation, rival, examples = _explain(options, names)
     _print(explanation, rival, options)
-    _draw(files, explanation, rival, options)
+    _draw(files, explanation, rival, examples, options)
 
 
-def _explain(options: Options, names: list[str]) -> tuple[Explanation, Explanation | None]:
+def _explain(options: Options, names: list[str] | None) -> tuple[Explanation, Explanation | None, ExampleImages | None]:
     """Explain the image under --method, and under --against if that is given."""
     descriptions = measuring.styled_descriptions(options.descriptions, options.description_style)
 
     from crossalign.classifier import Classifier
+    from crossalign.datasets.configs import load_config
     from crossalign.encoders import load_encoder
     from crossalign.explanation import explain, explain_both
 
+    store = common.open_store(None)
     encoder = load_encoder(options.encoder, options.device)
 
     def classifier(method: str) -> Classifier:
@@ -117,36 +126,49 @@ def _explain(options: Options, names: list[str]) -> tuple[Explanation, Explanati
             descriptions,
             encoder,
             method,
+            examples=options.examples,
+            allow_missing=options.allow_missing,
             domain=options.domain,
-            views=options.views,
+            views=options.views or load_config("folder").views,
             seed=options.seed,
             form=options.form,
-            **common.for_many_labels(names),
+            store=store,
+            progress=common.progress_bar,
         )
 
     classify = classifier(options.method)
     if options.against is None:
-        return explain(classify, options.image, options.top_k), None
-    return explain_both(classify, classifier(options.against), options.image, options.top_k)
+        say_descriptions(options.descriptions, classify)
+        return explain(classify, options.image, options.top_k), None, classify.examples
+    rival = classifier(options.against)
+    say_descriptions(options.descriptions, classify, rival)
+    return *explain_both(classify, rival, options.image, options.top_k), classify.examples
 
 
 def _files(output: str | None, matrix: bool) -> list[Path]:
     """Name the files to write, and check that they can be written."""
     if output is None:
         return []
+    need_package("matplotlib", "figures", "a figure")
     file = common.check_output(output)
     if file.suffix.lower() not in (".png", ".svg", ".pdf"):
         raise InputError(f"output {output!r} has the ending {file.suffix!r}; name a .png, .svg or .pdf file")
     return [file, file.with_stem(f"{file.stem}-matrix")] if matrix else [file]
 
 
-def _draw(files: list[Path], explanation: Explanation, rival: Explanation | None, options: Options) -> None:
+def _draw(
+    files: list[Path],
+    explanation: Explanation,
+    rival: Explanation | None,
+    examples: ExampleImages | None,
+    options: Options,
+) -> None:
     if not files:
         return
     from crossalign.reports.figures import explanation_figure, figure_bytes, matrix_figure
     from crossalign.store.files import write_atomically
 
-    figures = [explanation_figure(options.image, explanation, rival)]
+    figures = [explanation_figure(options.image, explanation, rival, examples)]
     if options.matrix:
         figures.append(matrix_figure(options.image, explanation))
     for file, figure in zip(files, figures, strict=True):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import click
-from tabulate import tabulate
 
 from crossalign.cli._help import GroupedCommand
 
@@ -23,6 +22,8 @@ def command() -> None:
       crossalign methods
       crossalign evaluate --dataset dtd --methods zero,zero:gamma=0.1,awt:epsilon=0.05:text_temperature=1
     """
+    from tabulate import tabulate
+
     from crossalign.methods.registry import METHODS
     from crossalign.plugins import OURS
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import importlib.util
 import ipaddress
 import logging
@@ -19,8 +18,9 @@ import click
 
 from crossalign.cli import _cluster as clusters
 from crossalign.cli import _common as common
+from crossalign.cli._descriptions import say_bundled
 from crossalign.cli._help import GroupedCommand
-from crossalign.errors import InputError
+from crossalign.errors import InputError, need_package
 from crossalign.text.labels import check_labels
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from crossalign.text.descriptions.llm import Server
     from crossalign.web.engine import Engine, Limits
     from crossalign.web.guards import Access
+    from crossalign.web.label_sets import Defaults
 
 POSITIVE = click.FloatRange(0, min_open=True)
 
@@ -43,6 +44,9 @@ class Options:
     encoder_options: common.EncoderOptions
     cluster: clusters.ClusterOptions
     labels_file: str | None
+    examples: str | None
+    calibration_file: str | None
+    threshold: float | None
     auth: str | None
     cors: tuple[str, ...]
     root_path: str
@@ -51,6 +55,7 @@ class Options:
     max_megabytes: float
     max_megapixels: float
     max_images: int
+    max_examples: int
     max_labels: int
     queue: int
     timeout: float
@@ -59,7 +64,25 @@ class Options:
 
 @click.command(cls=GroupedCommand)
 @click.option("--labels-file", type=click.Path(), help="Class names, one per line, for requests without labels.")
+@click.option(
+    "--examples",
+    type=click.Path(),
+    help="Folder DIR/CLASS/images of example images, for requests without labels. With --labels-file, texts and examples "
+    "answer together.",
+)
 @click.option("--encoder", default="builtin", show_default=True, help="See `crossalign encoders`.")
+@click.option(
+    "--calibration",
+    "calibration_file",
+    type=click.Path(),
+    help="File of `crossalign evaluate --calibration-file` for --labels-file or --examples: probabilities are calibrated, "
+    "and an image below the threshold gets no label (unsure).",
+)
+@click.option(
+    "--threshold",
+    type=click.FloatRange(0, 1),
+    help="Least probability of an answer, for requests that name none [default: from --calibration; otherwise 0].",
+)
 @click.option("--model", help="Name of an LLM; the page then offers to let it write descriptions.")
 @click.option(
     "--base-url",
@@ -88,6 +111,9 @@ class Options:
     "--max-megapixels", default=50.0, show_default=True, type=POSITIVE, help="Largest image, in millions of pixels."
 )
 @click.option("--max-images", default=32, show_default=True, type=click.IntRange(1), help="Most images in a request.")
+@click.option(
+    "--max-examples", default=100, show_default=True, type=click.IntRange(1), help="Most example images in a request."
+)
 @click.option("--max-labels", default=1000, show_default=True, type=click.IntRange(2), help="Most labels in a request.")
 @click.option(
     "--queue", default=64, show_default=True, type=click.IntRange(1), help="Most images that wait, of all clients."
@@ -109,6 +135,8 @@ def command(**values: Any) -> None:
     Examples:
       crossalign serve
       crossalign serve --port 8000 --encoder open_clip:ViT-B-32/openai --labels-file labels.txt
+      crossalign serve --examples sorted/ --threshold 0.8               # labels are the folders of sorted/
+      crossalign serve --labels-file labels.txt --examples sorted/ --calibration cal.json
       SECRET=... crossalign serve --host 0.0.0.0 --auth anna:SECRET
       curl -F images=@cat.jpg -F labels=cat,dog http://127.0.0.1:7860/v1/classify
       crossalign serve --executor ray --ray-address auto --host 0.0.0.0 --auth anna:SECRET
@@ -119,18 +147,19 @@ def command(**values: Any) -> None:
     options.cluster.check()
     _check_installed(options.cluster)
     access = _access(options)
-    labels = check_labels(common.read_labels(None, options.labels_file)) if options.labels_file else []
+    defaults = _defaults(options)
+    say_bundled(defaults.labels, "requests that bring their own use those")
     if options.cluster.ray:
-        _serve_on_cluster(options, labels, access)
+        _serve_on_cluster(options, defaults, access)
     else:
-        _serve_here(options, labels, access)
+        _serve_here(options, defaults, access)
 
 
 def _end(*_: Any) -> None:
     sys.exit(0)
 
 
-def _serve_here(options: Options, labels: list[str], access: Access) -> None:
+def _serve_here(options: Options, defaults: Defaults, access: Access) -> None:
     llm = _llm(options.model, options.base_url) if options.model else None
     with _listen(options.host, options.port) as listener, tempfile.TemporaryDirectory(prefix="crossalign-") as folder:
         _warn_if_open(options.host, access.login is not None)
@@ -142,17 +171,23 @@ def _serve_here(options: Options, labels: list[str], access: Access) -> None:
         from crossalign.web.engine import Engine
         from crossalign.web.page import mount_page
 
-        engine = Engine(encoder, _limits(options), num_workers=max(1, options.num_workers))
-        app = create_app(engine, labels, access)
-        mount_page(app, engine, labels, llm, access.root_path)
+        engine = Engine(encoder, _limits(options), defaults, num_workers=max(1, options.num_workers))
+        engine.check_defaults()
+        app = create_app(engine, access)
+        mount_page(app, engine, llm, access.root_path)
         listener.listen()
         click.echo(_listens(options.host, listener.getsockname()[1]))
         _run(app, listener, engine)
 
 
-def _serve_on_cluster(options: Options, labels: list[str], access: Access) -> None:
+def _serve_on_cluster(options: Options, defaults: Defaults, access: Access) -> None:
     if options.model:
         raise InputError(f"--model {options.model} needs the page, which is not served on a cluster; omit --model")
+    if options.examples:
+        raise InputError(
+            f"--examples {options.examples} is read on this machine only, but replicas run on others; omit it or "
+            "--executor ray"
+        )
     from crossalign.distributed.serving import Replica, deployed, watch
 
     _warn_if_open(options.host, access.login is not None)
@@ -168,7 +203,7 @@ def _serve_on_cluster(options: Options, labels: list[str], access: Access) -> No
     ):
         # Ray has replaced our handler.
         signal.signal(signal.SIGTERM, _end)
-        replica = Replica(cluster.load_of_worker, limits, tuple(labels), access)
+        replica = Replica(cluster.load_of_worker, limits, defaults, access)
         with deployed(cluster, replica, options.host, options.port) as port:
             click.echo(_listens(options.host, port), terminal)
             watch()
@@ -179,6 +214,23 @@ def _check_installed(cluster: clusters.ClusterOptions) -> None:
     if missing := [name for name in needed if importlib.util.find_spec(name) is None]:
         extras = "ray,serve" if cluster.ray else "serve"
         raise InputError(f"serving needs {', '.join(missing)} too; run `pip install 'crossalign[{extras}]'`")
+
+
+def _defaults(options: Options) -> Defaults:
+    """Read the server's own classes."""
+    if options.calibration_file and not (options.labels_file or options.examples):
+        raise InputError(
+            f"--calibration {options.calibration_file} is for one set of labels; give that with --labels-file or --examples"
+        )
+    from crossalign.classifier.calibration import read_calibrations
+    from crossalign.web.label_sets import Defaults
+
+    return Defaults(
+        tuple(check_labels(common.read_labels(None, options.labels_file))) if options.labels_file else (),
+        options.examples,
+        read_calibrations(options.calibration_file) if options.calibration_file else None,
+        options.threshold,
+    )
 
 
 def _access(options: Options) -> Access:
@@ -204,6 +256,7 @@ def _llm(model: str, base_url: str | None) -> Server:
     key = os.environ.get("OPENAI_API_KEY", "").strip()
     if not key and not base_url:
         raise InputError("the environment variable OPENAI_API_KEY holds no API key; set it, or give a local --base-url")
+    need_package("openai", "llm", "asking an LLM")
     return Server(model, base_url or OPENAI_URL, key or NO_KEY)
 
 
@@ -212,7 +265,8 @@ def _listen(host: str, port: int) -> socket.socket:
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listener = socket.socket(family, kind, protocol)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if os.name != "nt":  # There, the option would let two servers listen on one port.
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
     except OSError as error:
         raise InputError(
@@ -228,6 +282,7 @@ def _limits(options: Options) -> Limits:
         megabytes=options.max_megabytes,
         megapixels=options.max_megapixels,
         images=min(options.max_images, options.queue),
+        examples=options.max_examples,
         labels=options.max_labels,
         queue=options.queue,
         seconds=options.timeout,
@@ -254,6 +309,8 @@ def _listens(host: str, port: int) -> str:
 
 
 def _run(app: FastAPI, listener: socket.socket, engine: Engine) -> None:
+    import asyncio
+
     import uvicorn
 
     class Server(uvicorn.Server):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
@@ -38,6 +39,7 @@ def command() -> None:
       crossalign store list
       crossalign store verify --store features
       crossalign store gc --older-than 30
+      crossalign store gc --max-size 20GB
       crossalign store export 3f9a --output pets.npz
     """
 
@@ -64,7 +66,7 @@ def list_sets(store: str | None, as_json: bool) -> None:
                 cached.kind,
                 cached.shards.digest[:DIGEST_DIGITS],
                 _made_of(cached),
-                len(cached.shards.numbers()),
+                len(cached.shards.names()),
                 show_bytes(_bytes(cached)).split(" (")[0],
                 _age(cached),
             ]
@@ -84,7 +86,7 @@ def verify(ctx: click.Context, /, store: str | None, as_json: bool) -> None:
     exit code is 1 if a shard is damaged.
     """
     sets = [cached for cached in _sets(store, quiet=as_json) if _has_known_schema(cached)]
-    total = sum(len(cached.shards.numbers()) for cached in sets)
+    total = sum(len(cached.shards.names()) for cached in sets)
     damaged: list[Path] = []
     with common.progress_bar(total, "shards verified") as bar:
         for cached in sets:
@@ -103,10 +105,19 @@ def verify(ctx: click.Context, /, store: str | None, as_json: bool) -> None:
 @click.option(
     "--older-than", type=click.FloatRange(0), metavar="DAYS", help="Also remove sets without new files for so many days."
 )
+@click.option(
+    "--max-size",
+    metavar="SIZE",
+    type=lambda text: read_bytes(text),
+    help="Also remove the files of features that were not used for the longest time, until the store has this size or less: "
+    "500MB, 20GB.",
+)
 @click.option("--all", "everything", is_flag=True, help="Also remove all sets, anchors and towers included.")
 @click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 @_options
-def gc(store: str | None, as_json: bool, older_than: float | None, everything: bool, yes: bool) -> None:
+def gc(
+    store: str | None, as_json: bool, older_than: float | None, max_size: int | None, everything: bool, yes: bool
+) -> None:
     """Remove damaged shards and the unfinished files of killed processes; asks for confirmation.
 
     Only files that crossalign wrote are removed. What is missing is computed again when it is needed. A process
@@ -117,6 +128,8 @@ def gc(store: str | None, as_json: bool, older_than: float | None, everything: b
     sets = _sets(store, quiet=as_json)
     min_age = 0 if everything else None if older_than is None else older_than * 86400
     removals = list(_removals(sets, min_age))
+    if max_size is not None:
+        removals += _over_size(sets, removals, max_size)
     freed = 0
     if not removals:
         click.echo("nothing to remove", err=True)
@@ -155,6 +168,14 @@ def export(store: str | None, as_json: bool, prefix: str, output: str) -> None:
     else:
         arrays = ", ".join(f"{name} {tuple(shape)}" for name, shape in shapes.items())
         click.echo(f"{file}: {arrays}; {show_bytes(file.stat().st_size)}")
+
+
+def read_bytes(text: str) -> int:
+    """Read a size such as 500MB or 20GB."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(k|M|G|T)?B?", text.strip())
+    if match is None:
+        raise click.BadParameter(f"{text!r} is no size; give one such as 500MB or 20GB")
+    return int(float(match[1]) * 1000 ** ("kMGT".index(match[2]) + 1 if match[2] else 0))
 
 
 def show_bytes(count: int) -> str:
@@ -203,6 +224,10 @@ def _find(prefix: str, sets: list[CachedSet], store: str | None) -> CachedSet:
     (cached,) = matches
     if cached.kind == TOWERS:
         raise InputError(f"{prefix!r} is an exported encoder tower, which holds no features; choose another set")
+    if cached.kind == "images":
+        raise InputError(
+            f"{prefix!r} holds the features of your own images, each with its own number of views; choose another set"
+        )
     if cached.schema != SCHEMA:
         raise InputError(f"{other_schema(cached.shards.folder, cached.schema)}; export it with the version that wrote it")
     return cached
@@ -220,7 +245,7 @@ def _has_known_schema(cached: CachedSet) -> bool:
 
 def _damaged_files(cached: CachedSet, report: Callable[[int], object]) -> Iterator[Path]:
     """Yield the damaged shards of a set, and its manifest if that is missing or of another set."""
-    numbers = cached.shards.numbers()
+    numbers = cached.shards.names()
     if cached.key is None and numbers:
         yield cached.shards.folder / "manifest.json"
     for number in numbers:
@@ -251,6 +276,32 @@ def _removals(sets: list[CachedSet], min_age: float | None) -> Iterator[_Removal
             if abandoned or file in damaged or (remove_set and not unfinished):
                 reason = "unfinished" if abandoned else "damaged" if file in damaged else f"sets of {cached.kind}"
                 yield _Removal(file, size, reason)
+
+
+def _over_size(sets: list[CachedSet], removals: list[_Removal], max_size: int) -> Iterator[_Removal]:
+    """Yield the features that were not used for the longest time, until the rest fits; anchors and towers stay."""
+    from crossalign.store.shards import TOWERS
+
+    gone = {removal.file for removal in removals}
+    left = {
+        file: stat
+        for cached in sets
+        for file in cached.files()
+        if file not in gone and not cached.is_unfinished(file) and (stat := _stat(file))
+    }
+    shards = {
+        file
+        for cached in sets
+        if cached.kind not in (TOWERS, "anchors")
+        for file in cached.files()
+        if file.suffix == ".safetensors"
+    }
+    total = sum(size for size, _ in left.values())
+    for file in sorted(left.keys() & shards, key=lambda file: (left[file][1], file)):
+        if total <= max_size:
+            return
+        total -= left[file][0]
+        yield _Removal(file, left[file][0], f"not used for the longest time, beyond {show_bytes(max_size)}")
 
 
 def _remove(removals: list[_Removal]) -> int:
@@ -300,7 +351,7 @@ def _made_of(cached: CachedSet) -> str:
     if cached.key is None:
         names = (file.name for file in cached.files() if not cached.is_unfinished(file))
         towers = [name for name in names if name.endswith((".xml", ".bin", "measured.json"))]
-        return ", ".join(towers) or ("unknown" if cached.shards.numbers() else "checks of runtimes")
+        return ", ".join(towers) or ("unknown" if cached.shards.names() else "checks of runtimes")
     left_out = ("kind", "version", "shard_images", "dtype")
     return ", ".join(f"{name} {_value(value)}" for name, value in cached.key.items() if name not in left_out)
 
@@ -320,7 +371,7 @@ def _as_dict(cached: CachedSet) -> dict[str, Any]:
         "digest": cached.shards.digest,
         "folder": str(cached.shards.folder),
         "key": cached.key,
-        "shards": len(cached.shards.numbers()),
+        "shards": len(cached.shards.names()),
         "bytes": _bytes(cached),
         "changed": datetime.fromtimestamp(_newest(cached), timezone.utc).isoformat(timespec="seconds"),
     }

@@ -81,7 +81,7 @@ class ImageDataset:
         """Hex digest of the names, positions and `file_fingerprints` of all images; the same on every machine."""
         hasher = hashlib.blake2b(digest_size=16)
         for path, index, content in zip(self.paths, self.indices, self.file_fingerprints, strict=True):
-            place = Path(os.path.relpath(path, self.root)).as_posix()
+            place = _relative(path, self.root).as_posix()
             hasher.update(f"{place}\0{index}\0".encode("utf-8", "surrogateescape") + content)
         return hasher.hexdigest()
 
@@ -235,6 +235,13 @@ def _download(config: Config, root: Path) -> None:
         # Servers, proxies and truncated archives fail in many types.
         reason = " ".join(str(error).split())
         raise InputError(f"{config.name} could not be fetched ({reason}); {_expected(config)}") from error
+
+
+def _relative(path: Path, root: Path) -> Path:
+    try:
+        return Path(os.path.relpath(path, root))
+    except ValueError:  # On another drive of Windows.
+        return path
 
 
 def _fingerprint(path: Path) -> bytes:

@@ -12,7 +12,6 @@ import os
 import re
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from copy import copy
 from dataclasses import dataclass
 from itertools import chain, count, islice
 from pathlib import Path
@@ -24,10 +23,12 @@ import pyarrow.dataset
 import pyarrow.fs
 
 from crossalign.classifier import Classifier
+from crossalign.classifier.scorer import LabelScorer
 from crossalign.distributed import Cluster, LoadOfWorker
 from crossalign.distributed._sources import Unit, find_files, is_remote, place, units_of
 from crossalign.errors import InputError
 from crossalign.features.pipeline import Progress, silent
+from crossalign.features.streaming import ViewPolicy
 from crossalign.images.decoding import ImageLike
 from crossalign.reports.formats import first_change, settings_of, write_parquet
 from crossalign.store.files import write_atomically
@@ -59,7 +60,7 @@ def label_images(
         classify: the classifier; every worker loads the same encoder.
         addresses: image files, folders of them, tars, or tables with encoded images, as paths or URIs that all workers can
             read. Results have absolute paths.
-        output: path or URI of the folder; its files have the columns image, rank, label, score, probability and error.
+        output: path or URI of the folder; its files have the columns `CSV_HEADER`.
         top_k: labels per image.
         progress: shown while images are labelled; it counts images, or tars and tables.
 
@@ -73,14 +74,14 @@ def label_images(
     files = find_files([address if is_remote(address) else os.path.abspath(address) for address in addresses])
     units = units_of(files, max(MIN_IMAGES, min(MAX_IMAGES, len(files) // MAX_PARTS)))
     folder = PartFolder(output if is_remote(output) else os.path.abspath(output))
-    folder.open({**settings_of(classify, top_k), "list of pictures": digest_of({"files": files})})
+    folder.open({**settings_of(classify, top_k), "list of images": digest_of({"files": files})})
     packed = units[0].packed
     done = folder.done() if packed else folder.parts().keys()
     missing = [unit for unit in units if unit.number not in done]
     if missing:
-        without_encoder = copy(classify)
-        del without_encoder.encoder
-        arguments = (cluster.load_of_worker, without_encoder, folder, top_k)
+        # Each worker loads the encoder for its own device.
+        load = _LoadClassifier(cluster.load_of_worker, classify.scorer, classify.views, classify.num_workers)
+        arguments = (load, folder, top_k)
         total = sum(len(unit.addresses) for unit in missing)
         with progress(total, f"{'tars and tables' if packed else 'images'} labelled") as bar:
             for row in cluster.map(_Label, arguments, missing):
@@ -154,7 +155,8 @@ class PartFolder:
         names = [file.path for file in _list(files, path) if PART_FILE.fullmatch(file.base_name)]
         table = pyarrow.dataset.dataset(names, filesystem=files, format="parquet")
         failed = table.count_rows(filter=pyarrow.compute.field("error").is_valid())
-        return failed + table.count_rows(filter=pyarrow.compute.field("rank") == 1), failed
+        unlabelled = table.count_rows(filter=pyarrow.compute.field("reason").is_valid())
+        return failed + unlabelled + table.count_rows(filter=pyarrow.compute.field("rank") == 1), failed
 
     def _numbers(self, pattern: re.Pattern[str]) -> Iterator[tuple[int, ...]]:
         files, path = place(self.address)
@@ -173,26 +175,39 @@ class PartFolder:
         return content
 
 
+@dataclass(frozen=True)
+class _LoadClassifier:
+    """Loads a classifier in a worker: the encoded labels travel, the encoder does not."""
+
+    encoder: LoadOfWorker
+    scorer: LabelScorer
+    views: ViewPolicy
+    num_workers: int
+
+    def __call__(self) -> Classifier:
+        return Classifier.of(self.scorer, self.encoder(), self.views, num_workers=self.num_workers)
+
+
 class _Label:
     """A worker that labels units."""
 
-    def __init__(self, load: LoadOfWorker, classify: Classifier, folder: PartFolder, top_k: int):
-        self._load, self._classify, self._folder, self._top_k = load, classify, folder, top_k
+    def __init__(self, load: _LoadClassifier, folder: PartFolder, top_k: int):
+        self._load, self._folder, self._top_k = load, folder, top_k
+        self._classify: Classifier | None = None
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         """Label the missing parts of a unit."""
         unit: Unit = row["task"]
         try:
-            if not hasattr(self._classify, "encoder"):
-                self._classify.encoder = self._load()
-            self._label(unit)
+            self._classify = self._classify or self._load()
+            self._label(unit, self._classify)
         except (InputError, OSError) as error:
             return {"files": 0, "error": " ".join(str(error).split())}
         return {"files": len(unit.addresses), "error": ""}
 
-    def _label(self, unit: Unit) -> None:
+    def _label(self, unit: Unit, classify: Classifier) -> None:
         if not unit.packed:
-            self._write(unit, 0, unit.images(lambda number: True))
+            self._write(unit, 0, classify, unit.images(lambda number: True))
             return
         done = self._folder.parts().get(unit.number, set())
         images = unit.images(lambda number: number // MAX_IMAGES not in done)
@@ -204,12 +219,12 @@ class _Label:
             if part in done:
                 deque(rest, maxlen=0)
             else:
-                self._write(unit, part, chain(first, rest))
+                self._write(unit, part, classify, chain(first, rest))
         self._folder.write(f"_done-{unit.number:06d}", b"")
 
-    def _write(self, unit: Unit, part: int, images: Iterable[ImageLike | None]) -> None:
+    def _write(self, unit: Unit, part: int, classify: Classifier, images: Iterable[ImageLike | None]) -> None:
         content = io.BytesIO()
-        write_parquet(self._classify.stream((image for image in images if image is not None), self._top_k), content)
+        write_parquet(classify.stream((image for image in images if image is not None), self._top_k), content)
         self._folder.write(f"part-{unit.number:06d}-{part:05d}.parquet", content.getvalue())
 
 

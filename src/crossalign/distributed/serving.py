@@ -30,6 +30,7 @@ except ImportError as error:
 
 from crossalign.web.engine import Engine, Limits
 from crossalign.web.guards import Access
+from crossalign.web.label_sets import Defaults
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -54,25 +55,26 @@ class Replica:
     Attributes:
         load: loads the encoder.
         limits: limits of requests.
-        labels: labels for requests without any.
+        defaults: what stands in for what a request leaves open.
         access: who may use the API, and where.
     """
 
     load: LoadOfWorker
     limits: Limits
-    labels: tuple[str, ...] = ()
+    defaults: Defaults = field(default_factory=Defaults)
     access: Access = field(default_factory=Access)
 
     def app(self) -> FastAPI:
         """Load the encoder and build the application, on the worker.
 
         Raises:
-            InputError: the encoder cannot be loaded, or differs from the driver's.
+            InputError: the encoder cannot be loaded, or differs from the driver's, or the calibration is for something else.
         """
         from crossalign.web.api import create_app
 
-        engine = Engine(self.load(), self.limits, num_workers=max(1, self.load.workers.decoders))
-        return create_app(engine, self.labels, self.access)
+        engine = Engine(self.load(), self.limits, self.defaults, num_workers=max(1, self.load.workers.decoders))
+        engine.check_defaults()
+        return create_app(engine, self.access)
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from crossalign.encoders._choice import choice_file, read_choice
 from crossalign.encoders._description import describe
 from crossalign.encoders._packages import check, check_reference, load_added
 from crossalign.encoders._runtime import Runtime, Subject, machine, pick_runtime
+from crossalign.encoders._short_names import SHORT_NAMES, ShortName, full_spec
 from crossalign.encoders._timing import Timing
 from crossalign.encoders._timing import time_runtimes as time_subject
 from crossalign.encoders._tower import Tower
@@ -31,6 +32,8 @@ __all__ = [
     "ADDED",
     "Encoder",
     "Runtime",
+    "SHORT_NAMES",
+    "ShortName",
     "Timing",
     "Tower",
     "backends",
@@ -60,7 +63,11 @@ class Encoder(Protocol):
         device: where it computes.
 
     A package's encoder may leave out tower, finish and runtime together: then it is computed by its own `encode_images`. It
-    may also leave out logit_bias, activation, context and weights.
+    may also leave out logit_bias, activation, context and weights. It may add `visual_width`, E, if the outputs of its tower
+    are a visual feature that knows more of an image than the joint space; see `_visual.VisualEncoder`.
+
+    An encoder that sees images through a fixed list of names may have `nearest_anchor(features (K, D)) -> (K,)`, the highest
+    cosine of each text with one of them, and `least_anchor`, below which a `Classifier` warns that it cannot know a label.
     """
 
     name: str
@@ -97,10 +104,11 @@ def load_encoder(
     precision: str | None = None,
     calibration: Sequence[ImageLike] = (),
 ) -> Encoder:
-    """Load an encoder, such as "builtin", "open_clip:ViT-B-32/openai" or "transformers:google/siglip-base-patch16-224".
+    """Load an encoder, such as "builtin", "clip" or "transformers:google/siglip-base-patch16-224".
 
     Args:
-        spec: the backend's name, then after a colon what that backend is to load; see docs/encoders.md.
+        spec: the backend's name, then after a colon what that backend is to load; or one of `SHORT_NAMES`, such as "clip",
+            which stands for "open_clip:ViT-B-16/openai". See docs/encoders.md.
         device: "auto" takes a GPU where there is one; else any name that torch knows, such as "cpu" or "cuda:1".
         runtime: what computes the image tower: "torch", "openvino" (on a CPU), or "auto" for OpenVINO where it is installed
             and else torch. The reference is "torch" with "f32".
@@ -111,10 +119,12 @@ def load_encoder(
     Raises:
         InputError: no such backend, model or runtime, its weights cannot be reached, or the device is not available.
     """
+    ADDED.refuse(spec.partition(":")[0])
+    spec = full_spec(spec)
     backend, _, rest = spec.partition(":")
-    ADDED.refuse(backend)
     if backend not in _own() and backend not in ADDED:
-        raise InputError(f"encoder {spec!r} names no known backend; known are {', '.join(backends())}")
+        known = f"known are {', '.join(backends())}, and the short names {', '.join(SHORT_NAMES)}"
+        raise InputError(f"encoder {spec!r} names no known backend; {known}")
     chosen = pick_device(device)
     encoder: Encoder
     if backend in ADDED:
@@ -164,7 +174,7 @@ def _own() -> list[str]:
     return sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
 
 
-ADDED = Plugins("crossalign.encoders", "encoder", _own, check)
+ADDED = Plugins("crossalign.encoders", "encoder", lambda: [*_own(), *SHORT_NAMES], check)
 """What packages add: functions load(spec, device)."""
 
 

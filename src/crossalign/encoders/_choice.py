@@ -18,7 +18,7 @@ def choice_file(folder: Path) -> Path:
 def read_choice(folder: Path, machine: Sequence[str]) -> tuple[str, str] | None:
     """Give the engine and precision that were the fastest on this machine; None if that was not measured here."""
     try:
-        content = json.loads(choice_file(folder).read_text())
+        content = json.loads(choice_file(folder).read_text(encoding="utf-8"))
         if content["machine"] == list(machine):
             return str(content["fastest"]["engine"]), str(content["fastest"]["precision"])
     except (OSError, ValueError, LookupError, TypeError):

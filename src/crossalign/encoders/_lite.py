@@ -19,7 +19,7 @@ EPSILON = 1e-3
 
 
 class Lite(nn.Module):
-    """An ImageNet classifier: (B, 3, H, W) normalised pixels to (B, 1000) logits."""
+    """An ImageNet classifier without its last layer: (B, 3, H, W) normalised pixels to (B, E) features."""
 
     def __init__(self, weights: Mapping[str, Tensor]):
         """Take the weights under the names of the program that they were saved from."""
@@ -27,14 +27,19 @@ class Lite(nn.Module):
         self.stem = _Conv(weights, "_conv_stem", "_bn0", stride=2)
         self.blocks = nn.Sequential(*_blocks(weights))
         self.head = _Conv(weights, "_conv_head", "_bn1")
-        classes, width = weights["_fc.weight"].shape
-        self.fc = nn.Linear(width, classes)
-        self.fc.load_state_dict({kind: weights[f"_fc.{kind}"] for kind in ("weight", "bias")})
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Classify."""
-        logits: Tensor = self.fc(self.head(self.blocks(self.stem(pixels))).mean((2, 3)))
-        return logits
+        """Compute the features that the last layer classifies."""
+        features: Tensor = self.head(self.blocks(self.stem(pixels))).mean((2, 3))
+        return features
+
+
+def last_layer(weights: Mapping[str, Tensor]) -> nn.Linear:
+    """Build the layer behind `Lite`: (B, E) features to (B, 1000) logits."""
+    classes, width = weights["_fc.weight"].shape
+    layer = nn.Linear(width, classes)
+    layer.load_state_dict({kind: weights[f"_fc.{kind}"] for kind in ("weight", "bias")})
+    return layer
 
 
 class _Conv(nn.Module):

@@ -8,6 +8,7 @@ import importlib.util
 import os
 import sys
 import tempfile
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
@@ -96,8 +97,12 @@ def load(tower: Tower, precision: str, file: Path, calibration: Tensor | None) -
         },
     )
 
+    # All calls share one buffer of outputs: another thread's call would overwrite it before it is copied.
+    lock = threading.Lock()
+
     def run(pixels: Tensor) -> Tensor:
-        return torch.from_numpy(compiled(to_bytes(pixels).contiguous().numpy())[0].copy())
+        with lock:
+            return torch.from_numpy(compiled(to_bytes(pixels).contiguous().numpy())[0].copy())
 
     return run
 

@@ -202,7 +202,7 @@ class Check:
         digest = hashlib.blake2b(json.dumps(settings).encode(), digest_size=8).hexdigest()
         file = self._subject.folder / f"check-{digest}.json"
         try:
-            return float(json.loads(file.read_text())["lowest_cosine"])
+            return float(json.loads(file.read_text(encoding="utf-8"))["lowest_cosine"])
         except (OSError, ValueError, LookupError, TypeError):
             cosine = self._measure(self.run(way))
         # A folder that cannot be written costs the next process a second look, no more.

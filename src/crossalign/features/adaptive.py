@@ -15,17 +15,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import count, pairwise, takewhile
-from typing import Any
+from itertools import count, takewhile
 
-import numpy as np
 import torch
 from scipy.special import stdtrit
 from torch import Tensor
 
-from crossalign.encoders import Encoder
 from crossalign.errors import InputError
-from crossalign.images.crops import crop_boxes
 
 FIRST_VIEWS, GROWTH = 6, 4 / 3
 """Views of the first round, and the factor by which each further round increases the number of views; measured in
@@ -57,23 +53,21 @@ class Rounds:
         return (*takewhile(lambda views: views < self.max_views, series), self.max_views)
 
 
-def settled(views: Tensor, weights: Tensor, texts: Tensor, rounds: Rounds) -> Tensor:
+def settled(similarity: Tensor, weights: Tensor, rounds: Rounds) -> Tensor:
     """Test whether the leading class would still lead after all views.
 
     Args:
-        views: (N, n, D) features of the views so far.
+        similarity: (N, n, C) similarity between each view so far and each class embedding.
         weights: (N, n) view weights that sum to one.
-        texts: (C, D) class embeddings, `TextFeatures.pooled`; normalised for the form "released".
         rounds: M, confidence and the number of rounds.
 
     Returns:
         (N,) bool; true for all when n is M.
     """
-    n, max_views = views.shape[1], rounds.max_views
+    n, max_views = similarity.shape[1], rounds.max_views
     if n >= max_views:
-        return torch.ones(len(views), dtype=torch.bool)
-    similarity = views.double() @ texts.double().T
-    weights = weights.double()
+        return torch.ones(len(similarity), dtype=torch.bool)
+    similarity, weights = similarity.double(), weights.double()
     scores = torch.einsum("nm,nmc->nc", weights, similarity)
     leader = scores.argmax(1)
     lead = similarity.gather(2, leader[:, None, None].expand(-1, n, 1)) - similarity
@@ -91,30 +85,25 @@ def settled(views: Tensor, weights: Tensor, texts: Tensor, rounds: Rounds) -> Te
 
 
 def encode_until_settled(
-    image: Tensor,
-    boxes: np.ndarray[Any, np.dtype[np.int64]],
-    first: Tensor,
-    encoder: Encoder,
-    rounds: Rounds,
-    enough: Callable[[Tensor], bool],
+    encode: Callable[[int, int], Tensor], rounds: Rounds, enough: Callable[[Tensor], bool], known: Tensor | None = None
 ) -> Tensor:
     """Encode the views of an image round by round.
 
     Args:
-        image: (3, H, W) uint8.
-        boxes: (M, 4) boxes of the views, in order.
-        first: (1 + rounds.counts[0], 3, *size) uint8, the global view and the views of the first round.
-        encoder: the encoder.
+        encode: encodes the local views from `start` up to `end`, with the global view before them if `start` is 0.
         rounds: number of views per round.
         enough: (1 + n, D) features to whether to stop.
+        known: (1 + m, D) features of an earlier run, m after one of the rounds; they are not encoded again.
 
     Returns:
         (1 + n, D) features, the global view first.
     """
-    features = encoder.encode_images(first)
-    for start, end in pairwise(rounds.counts):
+    features, start = None, 0
+    for end in rounds.counts:
+        first = 1 + start if start else 0
+        more = known[first : 1 + end] if known is not None and len(known) > end else encode(start, end)
+        features, start = more if features is None else torch.cat([features, more]), end
         if enough(features):
             break
-        views = crop_boxes(image, boxes[start:end], encoder.preprocessing)
-        features = torch.cat([features, encoder.encode_images(views)])
+    assert features is not None  # There is at least one round.
     return features

@@ -271,20 +271,45 @@ def encode_images(
     Raises:
         InputError: an image cannot be read.
     """
-    crop_here = encoder.device.type == "cpu"
-
-    def crop(image: Tensor, index: int) -> Tensor:
-        return crop_views(image, recipe, encoder.preprocessing, index)
+    crops = DeviceCrops(encoder, recipe)
 
     def read(image: tuple[ImageLike, int]) -> tuple[Tensor, int]:
         source, index = image
-        pixels = read_image(source)
-        # A GPU crops views faster than they reach it: the image goes there, once, while the GPU computes.
-        return (crop(pixels, index) if crop_here else pixels.contiguous().pin_memory()), index
+        return crops.ahead(read_image(source), index), index
 
     ready = ordered_map(read, images, num_workers, AHEAD)
-    views = (pixels if crop_here else crop(pixels.to(encoder.device, non_blocking=True), index) for pixels, index in ready)
-    return encode_views(encoder, views)
+    return encode_views(encoder, (crops.views(pixels, index) for pixels, index in ready))
+
+
+@dataclass(frozen=True)
+class DeviceCrops:
+    """Crops views on the encoder's device.
+
+    On a CPU that is done by the threads that decode. A GPU crops views faster than they would reach it: the whole image goes
+    there once, while the GPU computes.
+
+    Attributes:
+        encoder: gives the device and the preprocessing.
+        recipe: which views.
+    """
+
+    encoder: Encoder
+    recipe: Recipe
+
+    def ahead(self, image: Tensor, index: int = 0) -> Tensor:
+        """Do what a decoding thread can do: (3, H, W) uint8 to what `views` takes."""
+        return self._crop(image, index) if self._on_cpu else image.contiguous().pin_memory()
+
+    def views(self, pixels: Tensor, index: int = 0) -> Tensor:
+        """Give the (1 + M, 3, *size) uint8 views on the encoder's device."""
+        return pixels if self._on_cpu else self._crop(pixels.to(self.encoder.device, non_blocking=True), index)
+
+    @property
+    def _on_cpu(self) -> bool:
+        return self.encoder.device.type == "cpu"
+
+    def _crop(self, image: Tensor, index: int) -> Tensor:
+        return crop_views(image, self.recipe, self.encoder.preprocessing, index)
 
 
 def encode_views(encoder: Encoder, images: Iterable[Tensor]) -> Iterator[Tensor]:

@@ -22,11 +22,11 @@ class Fetched:
 
     Attributes:
         name: what results and errors call it.
-        fetch: returns its content; FileNotFoundError says that it does not exist.
+        fetch: returns its content, or its (3, H, W) pixels; FileNotFoundError says that it does not exist.
     """
 
     name: str
-    fetch: Callable[[], bytes]
+    fetch: Callable[[], bytes | Tensor]
 
     def __str__(self) -> str:
         """Give its name."""

@@ -13,6 +13,7 @@ from typing import Any, BinaryIO
 
 from crossalign import __version__
 from crossalign.classifier import CSV_HEADER, Classification, Classifier
+from crossalign.classifier.scorer import LabelScorer
 from crossalign.features.pipeline import runtime_key
 from crossalign.store.shards import digest_of
 
@@ -54,7 +55,8 @@ def write_parquet(results: Iterable[Classification], out: BinaryIO) -> None:
     pyarrow: Any = importlib.import_module("pyarrow")
     parquet: Any = importlib.import_module("pyarrow.parquet")
     text, number = pyarrow.string(), pyarrow.float64()
-    schema = pyarrow.schema(list(zip(CSV_HEADER, (text, pyarrow.int32(), text, number, number, text), strict=True)))
+    types = (text, pyarrow.int32(), text, number, number, text, text)
+    schema = pyarrow.schema(list(zip(CSV_HEADER, types, strict=True)))
     rows = (row for result in results for row in _typed_rows(result))
     with parquet.ParquetWriter(out, schema) as writer:
         while group := list(islice(rows, GROUP_ROWS)):
@@ -66,9 +68,11 @@ def _typed_rows(result: Classification) -> list[tuple[object, ...]]:
     """The rows of `Classification.rows`, with numbers as numbers and None for missing values."""
     image = _as_text(str(result.image))
     if result.error:
-        return [(image, None, None, None, None, _as_text(result.error))]
+        return [(image, None, None, None, None, _as_text(result.error), None)]
+    if result.reason:
+        return [(image, None, None, None, None, None, result.reason)]
     return [
-        (image, rank, _as_text(prediction.label), prediction.score, prediction.probability, None)
+        (image, rank, _as_text(prediction.label), prediction.score, prediction.probability, None, None)
         for rank, prediction in enumerate(result.predictions, start=1)
     ]
 
@@ -96,18 +100,24 @@ def settings_of(classify: Classifier, top_k: int) -> dict[str, Any]:
 
     `first_change` reports the first difference only, so a setting that changes others comes before them.
     """
-    encoder, texts = classify.encoder, classify.texts
+    encoder, scorer = classify.encoder, classify.scorer
     return {
         "crossalign version": __version__,
         "encoder": [encoder.fingerprint, encoder.logit_scale],
         "device": encoder.device.type,
         "runtime": runtime_key(encoder),
-        "list of labels": digest_of({"labels": classify.labels}),
-        "method": classify.method.name,
-        "form": classify.score_config.form,
-        "seed": classify.recipe.seed,
-        "way to choose views": [classify.recipe.key, asdict(classify.rounds) if classify.rounds else None],
-        "scale of weights": classify.score_config.image_scale,
+        "list of labels": digest_of({"labels": scorer.labels, "others": scorer.others}),
+        "method": scorer.method.name,
+        "form": scorer.config.form,
+        "seed": classify.views.recipe.seed,
+        "way to choose views": [classify.views.key, asdict(classify.views.rounds) if classify.views.rounds else None],
+        "scale of weights": scorer.config.image_scale,
         "top-k": top_k,
-        "set of descriptions": digest_of({"texts": texts.texts, "counts": texts.counts.tolist()}),
+        "set of descriptions": digest_of(_texts(scorer)),
+        "set of examples": [scorer.examples.digest, scorer.examples.mixture.share] if scorer.examples else None,
+        "calibration": [scorer.config.logit_scale, scorer.threshold, scorer.logit_bias],
     }
+
+
+def _texts(scorer: LabelScorer) -> dict[str, Any]:
+    return {"texts": scorer.texts.texts, "counts": scorer.texts.counts.tolist()} if scorer.texts else {}

@@ -13,9 +13,11 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
+from torch import Tensor
 
 from crossalign import __version__
-from crossalign.classifier import Classification, Classifier, Prediction
+from crossalign.classifier import Classification, Classifier
+from crossalign.classifier.scorer import Prediction
 from crossalign.evaluation.results import Evaluation
 from crossalign.evaluation.statistics import wilson_interval
 from crossalign.evaluation.tables import TRANSDUCTIVE_NOTE, sentences
@@ -41,6 +43,7 @@ class ReportedImage:
         reasons: the descriptions that contribute most to the score of the label.
         truth: the label of the image's folder, or None.
         error: why it could not be read, or None.
+        reason: why an image that was read has no label, "unsure" or "other", or None.
     """
 
     name: str
@@ -50,11 +53,12 @@ class ReportedImage:
     reasons: tuple[str, ...]
     truth: str | None
     error: str | None
+    reason: str | None = None
 
     @property
     def label(self) -> str | None:
-        """The best label; None if the image could not be read."""
-        return self.predictions[0].label if self.predictions else None
+        """The best label; None if the image has none."""
+        return self.predictions[0].label if self.predictions and not self.reason else None
 
     @property
     def wrong(self) -> bool:
@@ -86,14 +90,33 @@ class Truth:
         return 100 * self.right / self.total
 
 
-def reported_image(image: ImageLike, result: Classification, explanation: Explanation | None) -> ReportedImage:
-    """Collect what a report shows of an image; `explanation` is None if the image could not be read."""
+class Thumbnails:
+    """Small copies of images, made while the images are decoded for their features, so that each is decoded once."""
+
+    def __init__(self) -> None:
+        self._made: dict[str, tuple[str, tuple[int, int]]] = {}
+
+    def add(self, image: ImageLike, pixels: Tensor) -> None:
+        """Make the thumbnail of an image (3, H, W)."""
+        self._made[str(image)] = (_thumbnail(pixels), (pixels.shape[2], pixels.shape[1]))
+
+    def take(self, image: ImageLike) -> tuple[str, tuple[int, int]]:
+        """Give a thumbnail as a data URI, and (width, height) of its image, which is decoded if it was not before."""
+        if str(image) not in self._made:
+            self.add(image, read_image(image))
+        return self._made.pop(str(image))
+
+
+def reported_image(
+    result: Classification, thumbnail: str | None = None, explanation: Explanation | None = None
+) -> ReportedImage:
+    """Collect what a report shows of an image; an image that could not be read has neither thumbnail nor explanation."""
     name = result.image or "image"
     if explanation is None:
         return ReportedImage(name, None, (), -1.0, (), None, result.error)
     best = sorted(explanation.classes[0].reasons, key=lambda reason: reason.contribution, reverse=True)[:MAX_REASONS]
     reasons = tuple(reason.text for reason in best)
-    return ReportedImage(name, _thumbnail(image), result.predictions, explanation.margin, reasons, None, None)
+    return ReportedImage(name, thumbnail, result.predictions, explanation.margin, reasons, None, None, result.reason)
 
 
 def images_report(classify: Classifier, rows: Sequence[ReportedImage]) -> str:
@@ -108,7 +131,7 @@ def images_report(classify: Classifier, rows: Sequence[ReportedImage]) -> str:
         counts=counts.most_common(),
         failed=any(row.error for row in rows),
         truth=_truth(rows, classify.labels),
-        method=classify.method.name,
+        method=classify.scorer.method.name,
         encoder=classify.encoder.name,
         version=__version__,
     )
@@ -139,8 +162,8 @@ def _render(template: str, **values: Any) -> str:
     return environment.get_template(template).render(values)
 
 
-def _thumbnail(image: ImageLike) -> str:
-    small = Image.fromarray(read_image(image).permute(1, 2, 0).numpy())
+def _thumbnail(pixels: Tensor) -> str:
+    small = Image.fromarray(pixels.permute(1, 2, 0).numpy())
     small.thumbnail((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS))
     file = io.BytesIO()
     small.save(file, "JPEG", quality=80)

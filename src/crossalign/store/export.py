@@ -29,7 +29,7 @@ def export_npz(cached: CachedSet, file: Path) -> dict[str, list[int]]:
     Raises:
         InputError: a shard is missing or damaged, or the file cannot be written.
     """
-    numbers = cached.shards.numbers()
+    numbers = [name for name in cached.shards.names() if isinstance(name, int)]
     if missing := sorted(set(range(max(numbers, default=0) + 1)) - set(numbers)):
         raise InputError(f"set {cached.shards.digest} lacks shard {missing[0]}; run the command that made it again")
     # The header of an array comes before its values, so that all shapes are needed first.
@@ -51,7 +51,7 @@ def export_npz(cached: CachedSet, file: Path) -> dict[str, list[int]]:
 
 
 def _read_shards(cached: CachedSet) -> Iterator[Arrays]:
-    for number in cached.shards.numbers():
+    for number in cached.shards.names():
         tensors = cached.shards.read(number)
         if tensors is None:
             path = str(cached.shards.path(number))

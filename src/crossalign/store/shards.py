@@ -26,10 +26,15 @@ from crossalign.store.files import cache_root, write_atomically
 SCHEMA = 1
 TOWERS = "towers"
 TEMPORARY = r"\..+\.[0-9a-f]{32}\.part"
-FEATURE_FILES = rf"manifest\.json|shard-\d{{5,}}\.safetensors|{TEMPORARY}"
+DIGEST_LENGTH = 32
+SHARD_FILE = rf"shard-([0-9a-f]{{{DIGEST_LENGTH}}}|\d{{5,}})\.safetensors"
+FEATURE_FILES = rf"manifest\.json|{SHARD_FILE}|{TEMPORARY}"
 TOWER_FILES = rf".+\.(xml|bin)|check-[0-9a-f]+\.json|{TEMPORARY}"
 EXPORT_FOLDER = r"tmp[a-z0-9_]{8}"
 """Temporary folder of a tower while it is exported."""
+
+Shard = int | str
+"""Number of a shard of a dataset, or the digest of the content of a user's image."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +49,7 @@ class ShardFolder:
     folder: Path
     digest: str
 
-    def source(self, shard: int) -> str | None:
+    def source(self, shard: Shard) -> str | None:
         """Read the source that a shard was written with; None if the shard is missing or belongs to another key.
 
         Only the header is read. Its sizes must agree with that of the file, so a truncated shard counts as missing; damaged
@@ -58,7 +63,7 @@ class ShardFolder:
         is_own = (metadata.get("key"), metadata.get("shard")) == (self.digest, str(shard))
         return metadata.get("source", "") if is_own else None
 
-    def read(self, shard: int) -> dict[str, Tensor] | None:
+    def read(self, shard: Shard) -> dict[str, Tensor] | None:
         """Read a shard; None if it is missing, damaged, or belongs to another key."""
         try:
             with safe_open(self.path(shard), framework="pt") as file:
@@ -68,28 +73,31 @@ class ShardFolder:
             return None
         return tensors if metadata == self._metadata(shard, tensors, metadata.get("source", "")) else None
 
-    def write(self, shard: int, tensors: Mapping[str, Tensor], source: str = "") -> None:
+    def write(self, shard: Shard, tensors: Mapping[str, Tensor], source: str = "", *, durable: bool = True) -> None:
         """Write a shard atomically.
 
         Args:
-            shard: its number.
+            shard: its number or name.
             tensors: its content.
             source: digest of what the content was computed from, besides the key.
+            durable: as in `write_atomically`.
         """
         tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
         metadata = self._metadata(shard, tensors, source)
-        write_atomically(self.path(shard), _with_sorted_metadata(save(tensors, metadata)))
+        write_atomically(self.path(shard), _with_sorted_metadata(save(tensors, metadata)), durable)
 
-    def numbers(self) -> list[int]:
-        """Numbers of the shards on disk, in order; damaged ones are included."""
-        names = (re.fullmatch(r"shard-(\d{5,})\.safetensors", file.name) for file in _listdir(self.folder))
-        return sorted(int(name[1]) for name in names if name)
+    def names(self) -> list[Shard]:
+        """Numbers or names of the shards on disk, in order; damaged ones are included."""
+        files = (re.fullmatch(SHARD_FILE, file.name) for file in _listdir(self.folder))
+        names = [file[1] for file in files if file]
+        numbers = sorted(int(name) for name in names if len(name) < DIGEST_LENGTH)
+        return [*numbers, *(name for name in names if len(name) == DIGEST_LENGTH)]
 
-    def path(self, shard: int) -> Path:
+    def path(self, shard: Shard) -> Path:
         """Path of a shard's file."""
-        return self.folder / f"shard-{shard:05d}.safetensors"
+        return self.folder / f"shard-{f'{shard:05d}' if isinstance(shard, int) else shard}.safetensors"
 
-    def _metadata(self, shard: int, tensors: Mapping[str, Tensor], source: str) -> dict[str, str]:
+    def _metadata(self, shard: Shard, tensors: Mapping[str, Tensor], source: str) -> dict[str, str]:
         hasher = hashlib.blake2b(source.encode(), digest_size=16)
         for name in sorted(tensors):
             hasher.update(f"{name}{tuple(tensors[name].shape)}{tensors[name].dtype}".encode())

@@ -6,6 +6,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
 from functools import lru_cache
 
 
@@ -49,6 +50,23 @@ def match_names(entries: Iterable[str], names: Sequence[str], aliases: Sequence[
     candidates = [list(dict.fromkeys(match for n in of_class if (match := entry_of(n)))) for of_class in every_name]
     claims = Counter(entry for of_class in candidates for entry in of_class)
     return [min(of_class, key=claims.__getitem__) if of_class else None for of_class in candidates]
+
+
+def nearest_name(name: str, entries: Iterable[str]) -> str | None:
+    """Find the entry that a class may have in a file under another name, or None.
+
+    First an entry that has all words of the name, or only words of it: "Siamese" for "Siamese cat". Of several, and else of
+    all, the one that is spelled most alike: "beagle" for "beagel".
+    """
+    plain = normalise_name(name)
+    words = set(plain.split())
+    by_plain = {normalise_name(entry): entry for entry in entries}
+    by_plain.pop("", None)
+    if not words:
+        return None
+    within = [other for other in by_plain if words.issubset(other.split()) or words.issuperset(other.split())]
+    nearest = get_close_matches(plain, within or by_plain, n=1, cutoff=0.0 if within else 0.8)
+    return by_plain[nearest[0]] if nearest else None
 
 
 def loose_name(name: str) -> str:

@@ -40,6 +40,7 @@ class PromptInputs:
         aliases: for each class its other names, which control prompts take out of sentences; or nothing.
         descriptor_names: the C names that stand before descriptors, where the authors' programs take another list there; or
             nothing.
+        fallback: templates of the prompts that a class without descriptions gets.
     """
 
     names: tuple[str, ...]
@@ -50,6 +51,7 @@ class PromptInputs:
     seed: int = 0
     aliases: Sequence[Sequence[str]] = ()
     descriptor_names: tuple[str, ...] = ()
+    fallback: tuple[str, ...] = (PHOTO,)
 
     @property
     def names_before_descriptors(self) -> tuple[str, ...]:
@@ -78,7 +80,7 @@ def prompt_inputs(
         templates: hand-written prompts with {} for the name; "openai-imagenet" stands for CLIP's 80 for ImageNet.
         domain: what kind of thing all classes are, or empty.
         seed: of random descriptors, choices and shuffles.
-        allow_missing: let the prompt stand for a class without descriptions, instead of refusing it.
+        allow_missing: give a class without descriptions the prompts `PromptInputs.fallback`, instead of refusing it.
         as_published: take the descriptions as they stand, as the authors' programs do, instead of tidying them.
         descriptor_names: the names that stand before descriptors, if those are others.
 
@@ -203,7 +205,7 @@ def concepts(inputs: PromptInputs) -> ClassPrompts:
         things = list(dict.fromkeys(re.sub(r"^(?:which )?(?:has|have|is|are) ", "", text) for text in texts))
         chosen = _threes(things, _generator(inputs.seed, 0xC0CE, row))
         prompts.append([f"a photo of a {name} with {' or '.join(three)}." for three in chosen])
-    return [prompts or prompt for prompts, prompt in zip(prompts, photo(inputs), strict=True)]
+    return [prompts or fallback for prompts, fallback in zip(prompts, _fallback(inputs), strict=True)]
 
 
 def waffle(inputs: PromptInputs) -> ClassPrompts:
@@ -315,14 +317,19 @@ NEED_DESCRIPTIONS = (
 def _by_class(
     inputs: PromptInputs, texts: Sequence[Sequence[str]] | None, phrase: Callable[[str, str], list[str]]
 ) -> ClassPrompts:
-    """Phrase every description of every class; a class without any gets its one prompt."""
+    """Phrase every description of every class; a class without any gets the fallback."""
     if texts is None:
         raise InputError("prompts made of descriptions need descriptions of the classes; give some")
     phrased = (
         [prompt for text in of_class for prompt in phrase(name, text)]
         for name, of_class in zip(inputs.names, texts, strict=True)
     )
-    return [prompts or prompt for prompts, prompt in zip(phrased, photo(inputs), strict=True)]
+    return [prompts or fallback for prompts, fallback in zip(phrased, _fallback(inputs), strict=True)]
+
+
+def _fallback(inputs: PromptInputs) -> ClassPrompts:
+    """The prompts of classes without descriptions."""
+    return [[template.replace("{}", name) for template in inputs.fallback] for name in inputs.names]
 
 
 def _threes(things: Sequence[str], generator: np.random.Generator) -> list[tuple[str, ...]]:

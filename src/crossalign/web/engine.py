@@ -1,4 +1,4 @@
-"""One encoder for many clients: their pictures are encoded together, and the labels' texts are kept between requests."""
+"""One encoder for many clients: their images are encoded together, and classes are cached between requests."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future, InvalidStateError, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeout
 from contextlib import contextmanager, suppress
-from copy import copy
-from dataclasses import dataclass
-from typing import Any, BinaryIO
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import BinaryIO
 
 import torch
 from torch import Tensor
@@ -19,19 +19,22 @@ from torch import Tensor
 from crossalign.classifier import Classifier
 from crossalign.encoders import Encoder
 from crossalign.errors import InputError
-from crossalign.features.adaptive import Rounds
+from crossalign.features.adaptive import Rounds, encode_until_settled
 from crossalign.features.pipeline import encode_views, pass_views
-from crossalign.images.crops import LONGEST
+from crossalign.features.streaming import round_views
+from crossalign.images.crops import LONGEST, crop_views
 from crossalign.images.decoding import read_image
 from crossalign.text.descriptions import normalise_name
-from crossalign.web.label_sets import LabelSets, Question, with_views
+from crossalign.web.label_sets import Defaults, LabelSets, Question, Views, asked_for
 
-PICTURE_FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
+IMAGE_FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
 """What is decoded for strangers; some other formats that PIL knows start programs or are rarely tested."""
 AHEAD = 16
-"""Pictures whose views wait to be encoded, besides those that are being cut."""
+"""Images whose views wait to be encoded, besides those that are being cropped."""
 LONGEST_TEXT = 1000
 """Characters of a class name or description; encoders read less."""
+Decoded = Callable[[int, Tensor], None]
+"""Takes the number of an image in its request, and its (3, H, W) uint8 pixels."""
 
 
 class Busy(RuntimeError):
@@ -39,7 +42,7 @@ class Busy(RuntimeError):
 
 
 class Unavailable(RuntimeError):
-    """A picture that was accepted found no answer in time."""
+    """An image that was accepted got no answer in time."""
 
 
 @dataclass(frozen=True)
@@ -48,15 +51,17 @@ class Limits:
 
     Attributes:
         megabytes: of a request.
-        megapixels: of a picture.
-        images, labels, texts, views: in a request: pictures, class names, descriptions, local views a picture.
-        queue: pictures of all clients that wait or are worked on.
+        megapixels: of an image.
+        images, examples, labels, texts, views: in a request: images, example images, class names, descriptions, local views
+            per image.
+        queue: images of all clients that wait or are worked on.
         seconds: until a request is given up.
     """
 
     megabytes: float = 32
     megapixels: float = 50
     images: int = 32
+    examples: int = 100
     labels: int = 1000
     texts: int = 10_000
     views: int = 200
@@ -65,7 +70,7 @@ class Limits:
 
     def __post_init__(self) -> None:
         if self.images > self.queue:
-            raise InputError(f"the queue holds {self.queue} pictures, but a request may bring {self.images}; change one")
+            raise InputError(f"the queue holds {self.queue} images, but a request may bring {self.images}; change one")
 
 
 class Engine:
@@ -78,14 +83,18 @@ class Engine:
     Attributes:
         encoder: the one encoder.
         limits: what is refused.
+        defaults: what stands in for what a question leaves open.
     """
 
-    def __init__(self, encoder: Encoder, limits: Limits | None = None, *, num_workers: int = 2):
+    def __init__(
+        self, encoder: Encoder, limits: Limits | None = None, defaults: Defaults | None = None, *, num_workers: int = 2
+    ):
         self.encoder = encoder
         self.limits = limits or Limits()
+        self.defaults = defaults or Defaults()
         self._lock = threading.Lock()
         self._places = self.limits.queue
-        self._label_sets = LabelSets(encoder)
+        self._label_sets = LabelSets(encoder, self.read, self.defaults)
         self._pending: set[Future[Tensor]] = set()
         self._ready = threading.Condition()
         self._jobs: deque[_Job] = deque()
@@ -93,61 +102,80 @@ class Engine:
         self._closed = False
         self._workers = num_workers
         # torch's own threads inside worker threads would only fight the encoder's for the cores.
-        self._cutters = ThreadPoolExecutor(num_workers, "cut", initializer=torch.set_num_threads, initargs=(1,))
+        self._croppers = ThreadPoolExecutor(num_workers, "crop", initializer=torch.set_num_threads, initargs=(1,))
         self._worker = threading.Thread(target=self._work, args=(torch.get_num_threads(),), name="encode", daemon=True)
         self._worker.start()
 
     @property
     def waiting(self) -> int:
-        """How many pictures wait or are worked on."""
+        """How many images wait or are worked on."""
         return self.limits.queue - self._places
 
     @property
     def label_sets(self) -> int:
-        """For how many sets of labels the texts are kept."""
+        """How many sets of labels are cached."""
         return len(self._label_sets)
 
     @contextmanager
-    def admit(self, pictures: int) -> Iterator[None]:
+    def admit(self, images: int) -> Iterator[None]:
         """Hold places in the queue.
 
         Raises:
             Busy: there are not enough.
         """
         with self._lock:
-            if pictures > self._places:
-                raise Busy(f"{self.waiting} pictures are waiting and {self.limits.queue} are the limit; try again later")
-            self._places -= pictures
+            if images > self._places:
+                raise Busy(f"{self.waiting} images are waiting and {self.limits.queue} are the limit; try again later")
+            self._places -= images
         try:
             yield
         finally:
             with self._lock:
-                self._places += pictures
+                self._places += images
+
+    def check_defaults(self) -> None:
+        """Encode the server's own examples, and make sure that its calibration was made for its classes.
+
+        Raises:
+            InputError: an example cannot be used, or the calibration was made with something else.
+        """
+        if self.defaults.examples or self.defaults.calibration:
+            self._label_sets.get(Question()).result()
 
     def classifier(self, question: Question) -> Classifier:
-        """Give the classifier of a question; its texts are encoded once and kept.
+        """Give the classifier of a question; its texts and examples are encoded once and cached.
 
         Raises:
             InputError: the question breaks a limit, or cannot be asked.
-            Unavailable: the texts were not encoded in time.
+            Unavailable: the texts and examples were not encoded in time.
         """
         self._check(question)
         try:
-            kept = self._label_sets.get(question).result(self.limits.seconds)
+            cached = self._label_sets.get(question).result(self.limits.seconds)
         except FutureTimeout:
             raise Unavailable(f"the labels were not encoded within {self.limits.seconds:g} s; try again later") from None
         except CancelledError:
             raise Unavailable("the server is shutting down") from None
-        return with_views(kept, question.views)
+        if question.views is None and cached.views.rounds is not None and self.limits.views < Rounds.max_views:
+            question = replace(question, views=self.limits.views)
+        return asked_for(cached, question, self.defaults)
 
-    def encode(self, pictures: Sequence[tuple[str, BinaryIO]], classify: Classifier) -> Iterator[Tensor | InputError]:
+    def encode(
+        self, images: Sequence[tuple[str, BinaryIO]], classify: Classifier, decoded: Decoded | None = None
+    ) -> Iterator[Tensor | InputError]:
         """Yield for each (name, file) the (1 + M, D) features of its views, or why it cannot be read, in order.
 
+        Args:
+            images: names and open files.
+            classify: decides which views.
+            decoded: is shown the pixels of each image, in the thread that decodes it.
+
         Raises:
-            Unavailable: a picture was not encoded in time.
+            Unavailable: an image was not encoded in time.
         """
         deadline = time.monotonic() + self.limits.seconds
-        features = [self._submit(name, file, classify) for name, file in pictures]
+        shown = [partial(decoded, number) if decoded else None for number in range(len(images))]
+        features = [self._submit(name, file, classify, show) for (name, file), show in zip(images, shown, strict=True)]
         try:
             for future in features:
                 try:
@@ -160,22 +188,32 @@ class Engine:
             for future in features:
                 future.cancel()
 
-    def read(self, name: str, file: BinaryIO) -> Tensor:
-        """Read a stranger's picture: (3, H, W) uint8.
+    def read(self, name: str, source: str | bytes | BinaryIO, shortest: int | None = None) -> Tensor:
+        """Read a stranger's image.
+
+        Args:
+            name: what errors call it.
+            source: an open file, its content, or its path among the uploads.
+            shortest: as for `read_image`.
+
+        Returns:
+            (3, H, W) uint8.
 
         Raises:
             InputError: it is broken, of another format, or breaks a limit; names it.
         """
         pixels = int(1e6 * self.limits.megapixels)
-        image = read_image(file, name=name, formats=PICTURE_FORMATS, max_pixels=pixels)
+        image = read_image(source, name=name, formats=IMAGE_FORMATS, max_pixels=pixels, shortest=shortest)
         height, width = image.shape[1:]
         if max(height, width) > LONGEST * min(height, width):
-            raise InputError(f"picture {name!r} is {width} x {height} pixels, more than {LONGEST} times longer; cut it")
+            raise InputError(
+                f"image {name!r} is {width} x {height} pixels, and one side is more than {LONGEST} times the other; crop it"
+            )
         return image
 
     def close(self) -> None:
         """Stop as soon as what is being encoded is done; whoever still waits gets `Unavailable`."""
-        self._cutters.shutdown(wait=False, cancel_futures=True)
+        self._croppers.shutdown(wait=False, cancel_futures=True)
         with self._ready:
             self._closed = True
             self._ready.notify_all()
@@ -183,30 +221,43 @@ class Engine:
         for future in list(self._pending):
             _settle(future, Unavailable("the server is shutting down"))
         self._label_sets.close()
-        # A thread that is cut off inside torch at the interpreter's end takes the process down with it.
+        # A thread that is stopped inside torch at the interpreter's end takes the process down with it.
         self._worker.join(30)
 
     def _check(self, question: Question) -> None:
-        limits, described = self.limits, question.descriptions
+        limits, described, own = self.limits, question.descriptions, question.is_own
         texts = [text for _, of_class in described for text in of_class]
-        names = [*question.labels, *(name for name, _ in described)]
+        labels = question.labels or [name for name, _ in question.examples]
+        names = [*labels, *question.other, *(name for name, _ in (*described, *question.examples))]
         for what, count, most in (
-            ("labels were given", len(question.labels), limits.labels),
+            ("labels were given", len(labels) + len(question.other), limits.labels),
             ("descriptions were given", max(len(texts), len(described)), limits.texts),
+            ("example images were given", sum(len(files) for _, files in question.examples), limits.examples),
             ("characters stand in one text", max(map(len, [*names, *texts, question.domain])), LONGEST_TEXT),
         ):
             if count > most:
                 raise InputError(f"{count} {what}, but {most} are the limit; send less")
-        if question.views == "adaptive":
-            if Rounds.max_views > limits.views:
-                raise InputError(
-                    f"adaptive views are up to {Rounds.max_views} a picture, but {limits.views} are the limit; give a number"
-                )
-        elif question.views is not None and not 1 <= question.views <= limits.views:
-            raise InputError(f"views is {question.views}, but must be between 1 and {limits.views}")
+        self._check_views(question.views)
         known = {normalise_name(name) for name, of_class in described if any(text.strip() for text in of_class)}
-        if described and (lacking := [label for label in question.labels if normalise_name(label) not in known]):
+        if described and (lacking := [label for label in labels if normalise_name(label) not in known]):
             raise InputError(f"there are no descriptions for {', '.join(lacking)}; add some, or leave out all descriptions")
+        few_views = self.defaults.examples is not None and question.has_few_views
+        changed = question.multi_label or few_views or question.classes != Question()
+        if own and self.defaults.calibration is not None and changed:
+            raise InputError(
+                "the server's own labels are calibrated as they are; leave out descriptions, other, method, domain, views "
+                "and multi_label, or send labels"
+            )
+
+    def _check_views(self, views: Views) -> None:
+        most = self.limits.views
+        if views == "adaptive":
+            if Rounds.max_views > most:
+                raise InputError(
+                    f"adaptive views are up to {Rounds.max_views} per image, but {most} are the limit; give a number"
+                )
+        elif views is not None and not 1 <= views <= most:
+            raise InputError(f"views is {views}, but must be between 1 and {most}")
 
     def _promise(self) -> Future[Tensor]:
         """Give a future that does not outlive the engine."""
@@ -215,47 +266,59 @@ class Engine:
         features.add_done_callback(self._pending.discard)
         return features
 
-    def _submit(self, name: str, file: BinaryIO, classify: Classifier) -> Future[Tensor]:
+    def _submit(
+        self, name: str, file: BinaryIO, classify: Classifier, show: Callable[[Tensor], None] | None
+    ) -> Future[Tensor]:
         features = self._promise()
         try:
-            self._cutters.submit(self._cut, name, file, classify, features)
+            self._croppers.submit(self._crop, name, file, classify, show, features)
         except RuntimeError:
             _settle(features, Unavailable("the server is shutting down"))
         return features
 
-    def _cut(self, name: str, file: BinaryIO, classify: Classifier, features: Future[Tensor]) -> None:
+    def _crop(
+        self,
+        name: str,
+        file: BinaryIO,
+        classify: Classifier,
+        show: Callable[[Tensor], None] | None,
+        features: Future[Tensor],
+    ) -> None:
         if features.done():  # its client has given up
             return
         try:
-            if classify.rounds:
-                _settle(features, self._look(self.read(name, file), classify, features))
+            image = self.read(name, file, classify.views.shortest(self.encoder.preprocessing))
+            if show:
+                show(image)
+            if classify.views.rounds:
+                _settle(features, self._encode_in_rounds(image, classify, features))
             else:
-                self._put(_Job(classify.cut(self.read(name, file)), features))
+                views = crop_views(image, classify.views.recipe, self.encoder.preprocessing)
+                self._put(_Job(views, features, classify.image_encoder))
         except Exception as error:
             _settle(features, error)
 
-    def _look(self, image: Tensor, classify: Classifier, features: Future[Tensor]) -> Tensor:
-        """Cut and encode round by round what the library would, in the one encoding thread."""
-        in_turn = copy(classify)
-        in_turn.encoder = _InTurn(self.encoder, lambda views, begun: self._encode_round(views, begun, features))
-        ((_, found),) = in_turn.encode([image.permute(1, 2, 0).numpy()])
-        if isinstance(found, InputError):
-            raise found
-        return found
+    def _encode_in_rounds(self, image: Tensor, classify: Classifier, features: Future[Tensor]) -> Tensor:
+        """Crop and encode round by round, as the library does, each round in its turn."""
+        policy, rounds = classify.views, classify.views.rounds
+        assert rounds is not None
 
-    def _encode_round(self, views: Tensor, begun: bool, features: Future[Tensor]) -> Tensor:
-        if features.done():
-            raise Unavailable("the client has given up")
-        found = self._promise()
-        self._put(_Job(views, found, is_round=True), first=begun)
-        return found.result()
+        def encode(start: int, end: int) -> Tensor:
+            if features.done():
+                raise Unavailable("the client has given up")
+            encoded = self._promise()
+            views = round_views(image, policy, self.encoder.preprocessing, start, end)
+            self._put(_Job(views, encoded, classify.image_encoder, is_round=True), first=start > 0)
+            return encoded.result()
+
+        return encode_until_settled(encode, rounds, classify.settled)
 
     def _put(self, job: _Job, first: bool = False) -> None:
         self._room.acquire()
         with self._ready:
             if self._closed:
                 raise Unavailable("the server is shutting down")
-            # A picture that has begun is ended first, or its thread would cut no other.
+            # An image that has begun is ended first, or its thread would crop no other.
             (self._jobs.appendleft if first else self._jobs.append)(job)
             self._ready.notify()
 
@@ -265,7 +328,7 @@ class Engine:
         while batch := self._take():
             try:
                 encode = encode_rounds if batch[0].is_round else encode_views
-                features = list(encode(self.encoder, [job.views for job in batch]))
+                features = list(encode(batch[0].encoder, [job.views for job in batch]))
             except Exception as error:  # the encoder ran out of memory, say: this batch fails, the next may not
                 for job in batch:
                     _settle(job.features, error)
@@ -291,11 +354,13 @@ class Engine:
 class _Job:
     views: Tensor
     features: Future[Tensor]
+    encoder: Encoder
     is_round: bool = False
 
     def is_like(self, other: _Job) -> bool:
         """Whether both can be encoded together."""
-        return len(self.views) == len(other.views) and self.is_round == other.is_round
+        same_encoder = type(self.encoder) is type(other.encoder)  # the encoder, or its visual space
+        return same_encoder and len(self.views) == len(other.views) and self.is_round == other.is_round
 
 
 def encode_rounds(encoder: Encoder, rounds: Sequence[Tensor]) -> Iterable[Tensor]:
@@ -307,22 +372,6 @@ def encode_rounds(encoder: Encoder, rounds: Sequence[Tensor]) -> Iterable[Tensor
         return [encoder.encode_images(views) for views in rounds]
     features: Sequence[Tensor] = encoder.encode_images(torch.cat(list(rounds))).split([len(views) for views in rounds])
     return features
-
-
-class _InTurn:
-    """The encoder for one picture of adaptive views, whose rounds wait for their turn."""
-
-    def __init__(self, encoder: Encoder, encode: Callable[[Tensor, bool], Tensor]):
-        self._encoder, self._encode = encoder, encode
-        self._begun = False
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._encoder, name)
-
-    def encode_images(self, pixels: Tensor) -> Tensor:
-        """Have a round encoded."""
-        begun, self._begun = self._begun, True
-        return self._encode(pixels, begun)
 
 
 def _settle(future: Future[Tensor], outcome: Tensor | Exception) -> None:

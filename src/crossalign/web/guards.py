@@ -48,7 +48,7 @@ def route_of(scope: Scope) -> str:
 
 
 class PathPrefix:
-    """Serves an application below a path, whether a proxy cuts that path off or passes it on."""
+    """Serves an application below a path, whether a proxy removes that path or passes it on."""
 
     def __init__(self, app: ASGIApp, root_path: str):
         self._app, self._root = app, root_path

@@ -1,18 +1,17 @@
-"""The web page: pictures in, labels with their reasons out. It asks the engine that the API asks, and shows."""
+"""The web page: images in, labels with their reasons out. It asks the same engine as the API, and shows the answers."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 from fastapi import FastAPI
 from torch import Tensor
 
-from crossalign.classifier import Classifier
 from crossalign.datasets import classes_of
 from crossalign.datasets.configs import config_names, load_config
 from crossalign.errors import InputError
@@ -22,31 +21,33 @@ from crossalign.methods.registry import METHODS
 from crossalign.text.descriptions import bundled_descriptions, bundled_names
 from crossalign.text.labels import check_labels, joined_labels, split_labels
 from crossalign.web.engine import Busy, Engine, Unavailable
-from crossalign.web.label_sets import Question, Views
-from crossalign.web.question import as_lines, question_of
+from crossalign.web.example_fields import ExampleFields, in_words
+from crossalign.web.label_sets import Question
+from crossalign.web.question import Typed, as_lines, question_of
 from crossalign.web.results import (
     Shown,
     answer_html,
     files_html,
-    heat_picture,
+    heat_image,
     legend_html,
     reasons_html,
-    reduced,
     strongest_views,
-    view_pictures,
+    view_images,
 )
+from crossalign.web.thumbnails import SIDE, reduced
+from crossalign.web.uploads import accept_uploads_only
 
 if TYPE_CHECKING:
     from crossalign.text.descriptions.llm import Server
 
 TOP = 5
-"""Labels shown a picture."""
+"""Labels shown per image."""
 EXPLAINED = 3
 """Labels whose reasons can be seen."""
 ASKED = 40
 """Labels that an LLM is asked about at once."""
 SESSIONS = 50
-"""Visitors whose results are kept."""
+"""Visitors whose results are cached."""
 PHOTOS = {
     Path(str(resources.files("skimage") / "data" / name)): labels
     for name, labels in (
@@ -57,24 +58,28 @@ PHOTOS = {
     )
 }
 """Photos inside scikit-image, and labels to try on them."""
-EMPTY = "<p class='ca-empty'>Choose pictures, name two or more labels, and the answer stands here, with its reasons.</p>"
+VIEWS_TITLE = "### Views that add most; choose one to see its place"
+PAIRS_TITLE = (
+    "### Views that add most, each with the nearest view of an example and their cosine; choose one to see its place"
+)
+EMPTY = (
+    "<p class='ca-empty'>Choose images, and name two or more labels or add classes by examples. "
+    "The answer appears here, with its reasons.</p>"
+)
 
 
-def mount_page(
-    app: FastAPI, engine: Engine, labels: Sequence[str] = (), llm: Server | None = None, root_path: str = ""
-) -> None:
+def mount_page(app: FastAPI, engine: Engine, llm: Server | None = None, root_path: str = "") -> None:
     """Put the page on an application's root.
 
     Args:
         app: with the API.
-        engine: answers.
-        labels: stand in the labels' field at first.
+        engine: answers; its own labels stand in the field of labels at first.
         llm: is asked for descriptions, if there is one.
         root_path: the path below which a proxy serves the application, or empty.
     """
     gr.mount_gradio_app(
         app,
-        Page(engine, labels, llm).blocks,
+        Page(engine, llm).blocks,
         path="/",
         root_path=root_path or None,
         theme=_theme(),
@@ -102,25 +107,26 @@ class Page:
         blocks: what Gradio serves.
     """
 
-    def __init__(self, engine: Engine, labels: Sequence[str], llm: Server | None):
+    def __init__(self, engine: Engine, llm: Server | None):
         self._engine, self._llm = engine, llm
+        self._own = engine.defaults.names
         self.blocks = gr.Blocks(title="crossalign", analytics_enabled=False, fill_width=True, delete_cache=(600, 3600))
         self.blocks.state_session_capacity = SESSIONS
         self.blocks.queue(default_concurrency_limit=8, max_size=engine.limits.queue, api_open=False)
         with self.blocks:
-            gr.Markdown("# What is in the picture?\nLabels without training, and the reasons for them.")
+            gr.Markdown("# What is in the image?\nLabels without training, and the reasons for them.")
             with gr.Row(equal_height=False, elem_id="columns"):
                 with gr.Column(min_width=320, scale=5):
-                    self._ask(labels)
+                    self._ask()
                 with gr.Column(min_width=320, scale=7):
                     self._show()
             self._connect()
-        _keep_strangers_out(self.blocks)
+        accept_uploads_only(self.blocks)
 
-    def _ask(self, labels: Sequence[str]) -> None:
+    def _ask(self) -> None:
         """Lay out the fields of the question."""
-        self._pictures = gr.Gallery(
-            label="Pictures: drop or choose one or more",
+        self._images = gr.Gallery(
+            label="Images: drop or choose one or more",
             file_types=["image"],
             type="filepath",
             columns=3,
@@ -129,20 +135,21 @@ class Page:
             object_fit="contain",
             buttons=[],
             interactive=True,
-            elem_id="pictures",
+            elem_id="images",
         )
         gr.Markdown("or a photo to try:")
         self._photos = _thumbnails(list(map(str, PHOTOS)), 4, elem_id="photos")
         self._labels = gr.Textbox(
-            value=joined_labels(labels),
+            value=joined_labels(self._own),
             label="Labels",
-            info="Two or more, separated by commas or one a line",
+            info="Two or more, separated by commas or one per line",
             placeholder="cat, dog, cup of coffee",
             lines=2,
             max_lines=8,
             elem_id="labels",
         )
-        self._go = gr.Button("Label the pictures", variant="primary", elem_id="go")
+        self._go = gr.Button("Label the images", variant="primary", elem_id="go")
+        self._examples = ExampleFields(self._engine)
         self._ask_more()
 
     def _ask_more(self) -> None:
@@ -161,22 +168,45 @@ class Page:
             with gr.Row():
                 self._bundled = gr.Button("Take the dataset's descriptions", size="sm")
                 self._write = gr.Button("Have the LLM write some", size="sm", visible=self._llm is not None)
-            self._domain = gr.Textbox("", label="Kind of thing that all labels are", placeholder="pet", max_lines=1)
+            self._domain = gr.Textbox(
+                "", label="Kind of thing that all labels are", placeholder="pet", max_lines=1, elem_id="domain"
+            )
         with gr.Accordion("Method", open=False):
             methods = [(f"{m.name}: {m.summary}", m.name) for m in METHODS.values() if m.explainable]
             self._method = gr.Dropdown(methods, value="wca", label="Method", elem_id="method")
             most = min(100, self._engine.limits.views)
+            adaptive = Rounds.max_views <= self._engine.limits.views
             self._adaptive = gr.Checkbox(
-                False,
-                label="Look only as long as the answer is open",
+                adaptive,
+                label="Only as many views as the answer takes",
                 info="wca and mean-views: about a third of the time, and nearly always the answer of 60 views",
-                visible=Rounds.max_views <= self._engine.limits.views,
+                visible=adaptive,
+                elem_id="adaptive",
             )
-            self._views = gr.Slider(1, most, min(60, most), step=1, label="Local views a picture (wca)")
+            self._views = gr.Slider(
+                1, most, min(60, most), step=1, label="Local views per image", visible=not adaptive, elem_id="count"
+            )
+        with gr.Accordion("When to give no label", open=False):
+            self._other = gr.Textbox(
+                "",
+                label="Other labels",
+                info="They compete, but are no answer: an image that looks most like one of them is none of the labels",
+                placeholder="document, screenshot",
+                max_lines=3,
+                elem_id="other",
+            )
+            self._threshold = gr.Number(
+                None,
+                label="Least probability of an answer",
+                info="From 0 to 1; below it the answer is unsure. Empty: the server's own, or 0",
+                minimum=0,
+                maximum=1,
+                elem_id="threshold",
+            )
 
     def _show(self) -> None:
         """Lay out the fields of the answer."""
-        self._kept = gr.State([], time_to_live=3600)
+        self._cached = gr.State([], time_to_live=3600)
         self._chosen = gr.State(0)
         self._answer = gr.HTML(EMPTY, elem_id="answer")
         self._overview = _thumbnails(None, 6, visible=False, elem_id="overview")
@@ -191,86 +221,89 @@ class Page:
             gr.Markdown("### What adds most to its score")
             self._reasons = gr.HTML(elem_id="reasons")
             with gr.Column() as self._seen:
-                gr.Markdown("### Views that add most; choose one to see its place")
+                self._views_title = gr.Markdown(VIEWS_TITLE)
                 self._gallery = _thumbnails(None, 6, elem_id="views")
 
     def _connect(self) -> None:
         """Say what happens when a field is used."""
         private: dict[str, Any] = {"api_visibility": "private"}
-        question = [self._labels, self._descriptions, self._method, self._adaptive, self._views, self._domain]
-        picture = [self._answer, self._details, self._bars, self._label]
-        reasons = [self._where, self._heat, self._legend, self._reasons, self._seen, self._gallery]
-        state = [self._kept, self._chosen, self._label]
+        image = [self._answer, self._details, self._bars, self._label]
+        reasons = [
+            self._where, self._heat, self._legend, self._reasons, self._seen, self._views_title, self._gallery,
+        ]  # fmt: skip
+        state = [self._cached, self._chosen, self._label]
+        question = {self._labels, self._descriptions, self._other, self._method, self._adaptive, self._views, self._domain}
         gr.on(
             [self._go.click, self._labels.submit],
-            self._label_pictures,
-            [self._pictures, *question],
-            [self._kept, self._chosen, self._overview, self._files, *picture, *reasons],
+            self._label_images,
+            {self._images, self._examples.classes, self._threshold, *question},
+            [self._cached, self._chosen, self._overview, self._files, *image, *reasons],
             show_progress_on=self._answer,
             scroll_to_output=True,
             **private,
         )
         labels = [self._labels, self._descriptions, self._domain]
         self._adaptive.input(lambda chosen: gr.Slider(visible=not chosen), self._adaptive, self._views, **private)
-        self._photos.select(_try_photo, None, [self._pictures, *labels], **private)
-        self._overview.select(self._choose, self._kept, [self._chosen, *picture, *reasons], **private)
+        self._photos.select(_try_photo, None, [self._images, *labels], **private)
+        self._overview.select(self._choose, self._cached, [self._chosen, *image, *reasons], **private)
         self._label.input(self._reasons_of, state, reasons, **private)
         self._gallery.select(self._frame, state, self._heat, show_progress="hidden", **private)
         self._dataset.input(self._dataset_labels, self._dataset, labels, **private)
         self._bundled.click(self._dataset_descriptions, self._dataset, self._descriptions, **private)
         self._write.click(self._llm_descriptions, [self._labels, self._domain], self._descriptions, **private)
+        self._examples.connect()
 
-    def _label_pictures(
-        self,
-        pictures: list[tuple[str, str | None]] | None,
-        labels: str,
-        descriptions: str,
-        method: str,
-        adaptive: bool,
-        views: int,
-        domain: str,
-        progress: gr.Progress = gr.Progress(),  # noqa: B008
-    ) -> list[Any]:
-        """Answer the question about all pictures, and show the first that could be read."""
-        paths = [path for path, _ in pictures or []]
-        count: Views = "adaptive" if adaptive else int(views)
+    def _label_images(self, values: dict[Any, Any], progress: gr.Progress = gr.Progress()) -> list[Any]:  # noqa: B008
+        """Answer the question about all images, and show the first that could be read; `values` are by their fields."""
+        paths = [path for path, _ in values[self._images] or []]
+        typed = Typed(
+            values[self._labels],
+            values[self._descriptions],
+            values[self._other],
+            values[self._method],
+            None if values[self._adaptive] else int(values[self._views]),
+            values[self._domain],
+            values[self._threshold],
+        )
+        examples = {name: [each.file for each in images] for name, images in values[self._examples.classes].items()}
         try:
-            shown = self._found(paths, question_of(labels, descriptions, method, count, domain.strip()), progress)
+            if not paths:
+                raise InputError("there are no images yet; drop some into the field, or choose a photo to try")
+            shown = self._answers(paths, question_of(typed, examples, self._own), progress)
         except (InputError, Busy, Unavailable) as error:
-            raise _in_words(error) from error
-        first = next((n for n, one in enumerate(shown) if one.reasons), 0)
-        overview = [(one.image, one.found.label or "cannot be read") for one in shown]
+            raise in_words(error) from error
+        first = next((number for number, each in enumerate(shown) if each.reasons), 0)
+        overview = [(each.image, each.verdict) for each in shown]
         several = gr.Gallery(overview, visible=len(shown) > 1, selected_index=first)
-        return [shown, first, several, files_html(shown), *_picture(shown[first])]
+        return [shown, first, several, files_html(shown), *_image(shown[first])]
 
-    def _found(self, paths: Sequence[str], question: Question, progress: gr.Progress) -> list[Shown]:
-        if not paths:
-            raise InputError("there are no pictures yet; drop some into the field, or choose a photo to try")
+    def _answers(self, paths: Sequence[str], question: Question, progress: gr.Progress) -> list[Shown]:
         if len(paths) > self._engine.limits.images:
-            raise InputError(
-                f"{len(paths)} pictures were chosen, but {self._engine.limits.images} are the limit; take fewer"
-            )
-        shown = []
+            raise InputError(f"{len(paths)} images were chosen, but {self._engine.limits.images} are the limit; take fewer")
+        shown: list[Shown] = []
+        copies: dict[int, tuple[bytes, tuple[int, int]]] = {}
+
+        def decoded(number: int, pixels: Tensor) -> None:
+            copies[number] = reduced(pixels, SIDE), (pixels.shape[2], pixels.shape[1])
+
         with self._engine.admit(len(paths)), ExitStack() as files:
             progress(0, "reading the labels")
             classify = self._engine.classifier(question)
             opened = [(Path(path).name, files.enter_context(open(path, "rb"))) for path in paths]
-            progress(0, f"looking at {len(paths)} picture{'s' * (len(paths) > 1)}")
-            for (name, file), features in zip(opened, self._engine.encode(opened, classify), strict=True):
-                shown.append(self._shown(name, file, features, classify))
+            progress(0, f"looking at {len(paths)} image{'s' * (len(paths) > 1)}")
+            for name, features in zip(paths, self._engine.encode(opened, classify, decoded), strict=True):
+                result = classify.result(Path(name).name, features, TOP)
+                if isinstance(features, InputError):
+                    shown.append(Shown(result))
+                else:
+                    content, size = copies.pop(len(shown))
+                    reasons = explain(classify, name, EXPLAINED, features=features, size=size)
+                    shown.append(Shown(result, content, reasons, classify.examples, classify.descriptions_source))
                 progress((len(shown), len(paths)), f"{len(shown)} of {len(paths)} looked at")
         return shown
 
-    def _shown(self, name: str, file: BinaryIO, features: Tensor | InputError, classify: Classifier) -> Shown:
-        found = classify.result(name, features, TOP)
-        if isinstance(features, InputError):
-            return Shown(found)
-        file.seek(0)
-        pixels = self._engine.read(name, file).permute(1, 2, 0).numpy()
-        return Shown(found, reduced(pixels), explain(classify, pixels, EXPLAINED, features=features))
-
     def _choose(self, shown: list[Shown], event: gr.SelectData) -> list[Any]:
-        return [event.index, *_picture(shown[event.index])]
+        return [event.index, *_image(shown[event.index])]
 
     def _reasons_of(self, shown: list[Shown], chosen: int, label: str) -> list[Any]:
         return _reasons(shown[chosen], label)
@@ -279,7 +312,7 @@ class Page:
         reasons = shown[chosen].reasons
         if reasons is None:
             return gr.skip()
-        return heat_picture(shown[chosen], label, strongest_views(reasons, label)[event.index])
+        return heat_image(shown[chosen], label, strongest_views(reasons, label)[event.index])
 
     def _dataset_labels(self, name: str) -> tuple[str, str, str]:
         config = load_config(name)
@@ -309,20 +342,20 @@ class Page:
                 raise InputError(f"the LLM is asked about up to {ASKED} labels at once, but there are {len(names)}")
             await describe(self._llm, order, {name: order.question(name) for name in names}, arrived)
         except InputError as error:
-            raise _in_words(error) from error
+            raise in_words(error) from error
         if failed := [f"{answer.name} ({answer.failure})" for answer in answers if answer.failure]:
             gr.Warning(f"no descriptions came for {', '.join(failed)}")
         texts = {answer.name: [f"has {text}" for text in answer.texts] for answer in answers if answer.texts}
         return as_lines({name: texts[name] for name in names if name in texts})
 
 
-def _picture(shown: Shown) -> list[Any]:
-    """Fill the fields of a picture's answer and, for its best label, of the reasons."""
+def _image(shown: Shown) -> list[Any]:
+    """Fill the fields of an image's answer and, for its best label, of the reasons."""
     reasons = shown.reasons
     if reasons is None:
-        return [answer_html(shown), gr.Column(visible=False), *[gr.skip()] * 8]
+        return [answer_html(shown), gr.Column(visible=False), *[gr.skip()] * 9]
     names = [evidence.label for evidence in reasons.classes]
-    bars = {p.label: p.probability for p in shown.found.predictions}
+    bars = {p.label: p.probability for p in shown.result.predictions}
     return [answer_html(shown), gr.Column(visible=True), bars, gr.Radio(names, value=names[0]), *_reasons(shown, names[0])]
 
 
@@ -330,16 +363,17 @@ def _reasons(shown: Shown, label: str) -> list[Any]:
     """Fill the fields of a label's reasons."""
     reasons = shown.reasons
     if reasons is None:
-        return [gr.skip()] * 6
-    alt = f"{shown.found.image}, with what speaks for {label} laid over it"
-    several = gr.Column(visible=len(reasons.boxes) > 1)
+        return [gr.skip()] * 7
+    alt = f"{shown.result.image}, with what speaks for {label} laid over it"
+    several, pairs = len(reasons.boxes) > 1, bool(reasons.evidence(label).matches)
     return [
-        several,
-        gr.Image(heat_picture(shown, label), alt_text=alt),
+        gr.Column(visible=several),
+        gr.Image(heat_image(shown, label), alt_text=alt),
         legend_html(reasons, label),
         reasons_html(reasons, label),
-        several,
-        gr.Gallery(view_pictures(shown, label), selected_index=None),
+        gr.Column(visible=several or pairs),
+        PAIRS_TITLE if pairs else VIEWS_TITLE,
+        gr.Gallery(view_images(shown, label), elem_classes=["pairs"] if pairs else [], selected_index=None),
     ]
 
 
@@ -361,25 +395,3 @@ def _thumbnails(value: list[str] | None, columns: int, **settings: Any) -> gr.Ga
         interactive=False,
         **settings,
     )
-
-
-def _in_words(error: Exception) -> gr.Error:
-    text = str(error)
-    return gr.Error(text[:1].upper() + text[1:], duration=20, print_exception=False)
-
-
-def _keep_strangers_out(blocks: gr.Blocks) -> None:
-    """Let pictures come by upload alone: Gradio would take a path on this machine or a URL instead of one."""
-    # Gradio looks at paths only of what it launched by itself, not of what is mounted.
-    blocks.has_launched = True
-
-    def guarded(move: Callable[[Any], Awaitable[Any]]) -> Callable[[Any], Awaitable[Any]]:
-        async def refuse_urls(source: Any) -> Any:
-            if "://" in str(source):
-                raise gr.Error("Pictures are taken by upload alone", print_exception=False)
-            return await move(source)
-
-        return refuse_urls
-
-    for block in blocks.blocks.values():
-        block.async_move_resource_to_block_cache = guarded(block.async_move_resource_to_block_cache)

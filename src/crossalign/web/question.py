@@ -4,22 +4,54 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from crossalign.errors import InputError
 from crossalign.text.descriptions import parse_descriptions
 from crossalign.text.labels import split_labels
-from crossalign.web.label_sets import Question, Views
+from crossalign.web.label_sets import ExampleFile, Question, Views
 
 
-def question_of(labels: str, descriptions: str, method: str, views: Views, domain: str) -> Question:
-    """Take what stands in the page's fields.
+@dataclass(frozen=True)
+class Typed:
+    """What stands in the page's fields; the attributes are those of `Question`, as text where they are typed."""
+
+    labels: str
+    descriptions: str = ""
+    other: str = ""
+    method: str = "wca"
+    views: Views = None
+    domain: str = ""
+    threshold: float | None = None
+
+
+def question_of(
+    typed: Typed, examples: Mapping[str, Sequence[ExampleFile]] | None = None, own: Sequence[str] = ()
+) -> Question:
+    """Turn what stands in the page's fields into a question.
+
+    Args:
+        typed: the fields.
+        examples: example images by class.
+        own: the server's own class names; they are meant if they stand in the field of labels as they are.
 
     Raises:
-        InputError: the descriptions cannot be read.
+        InputError: labels or descriptions cannot be read.
     """
-    names = split_labels(labels, "the field of labels")
-    texts = _texts(descriptions, names) if descriptions.strip() else None
-    return Question.of(names, texts, method=method, views=views, domain=domain)
+    labels = split_labels(typed.labels, "the field of labels")
+    if not labels and not examples:
+        raise InputError("there are no labels yet; type two or more, or add classes by examples")
+    descriptions = _texts(typed.descriptions, labels) if typed.descriptions.strip() else None
+    return Question.of(
+        () if labels == list(own) and not examples else labels,
+        descriptions,
+        examples,
+        split_labels(typed.other, "the field of other labels"),
+        method=typed.method,
+        views=typed.views,
+        domain=typed.domain.strip(),
+        threshold=typed.threshold,
+    )
 
 
 def _texts(typed: str, labels: Sequence[str]) -> Mapping[str, Sequence[str]]:
@@ -28,7 +60,7 @@ def _texts(typed: str, labels: Sequence[str]) -> Mapping[str, Sequence[str]]:
         try:
             content = json.loads(typed)
         except (ValueError, RecursionError) as error:
-            raise InputError(f"the descriptions begin like JSON, but are none ({error}); mend them") from None
+            raise InputError(f"the descriptions begin like JSON, but are none ({error}); fix them") from None
         return parse_descriptions(content, "the descriptions").classes
     texts: dict[str, list[str]] = {}
     for number, line in enumerate(typed.splitlines(), start=1):

@@ -1,4 +1,4 @@
-"""What the web page shows of a picture's labels: bars, reasons, the heat map, the views, and files to take away."""
+"""What the web page shows of an image's labels: the answer, reasons, the heat map, the views, and files to download."""
 
 from __future__ import annotations
 
@@ -13,57 +13,76 @@ from html import escape
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.colors import to_hex
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageOps
 
 from crossalign.classifier import CSV_HEADER, Classification
-from crossalign.explanation import Array, Explanation
+from crossalign.classifier.examples import ExampleImages
+from crossalign.explanation import Array, ExampleMatch, Explanation
 
-SIDE = 960
-"""Pixels of the longer side of a picture that is kept for showing."""
 REASONS = 6
 VIEWS = 18
+PAIRS = 9
+"""Views that are shown where each has the nearest view of an example beside it."""
+TILE = 160
+"""Pixels of either side of a pair."""
 
 
 @dataclass(frozen=True)
 class Shown:
-    """What the page keeps of a picture between clicks.
+    """What the page caches of an image between clicks.
 
     Attributes:
-        found: its labels, or why there are none.
-        picture: WebP, no longer than `SIDE`; empty if it cannot be read.
+        result: its labels, or why there are none.
+        content: a small copy of the image, see `thumbnails.reduced`; empty if it cannot be read.
         reasons: of its best labels; None if there are none.
+        examples: the example images of the labels, or None.
+        descriptions: where the texts come from; see `Classifier.descriptions_source`.
     """
 
-    found: Classification
-    picture: bytes = b""
+    result: Classification
+    content: bytes = b""
     reasons: Explanation | None = None
+    examples: ExampleImages | None = None
+    descriptions: str | None = None
 
     @property
     def image(self) -> Image.Image:
-        """The picture's pixels, reduced; grey if there are none."""
-        if not self.picture:
+        """The small copy's pixels; grey if there is none."""
+        if not self.content:
             return Image.new("RGB", (240, 180), "grey")
-        return Image.open(io.BytesIO(self.picture)).convert("RGB")
+        return Image.open(io.BytesIO(self.content)).convert("RGB")
+
+    @property
+    def verdict(self) -> str:
+        """The label, or why there is none, in a word or two."""
+        if self.result.error:
+            return "cannot be read"
+        return self.result.label or NO_LABEL[str(self.result.reason)]
 
 
-def reduced(pixels: Array) -> bytes:
-    """Reduce (H, W, 3) pixels to what the page keeps."""
-    image = Image.fromarray(pixels)
-    image.thumbnail((SIDE, SIDE))
-    file = io.BytesIO()
-    image.save(file, "webp", quality=85)
-    return file.getvalue()
+NO_LABEL = {"unsure": "unsure", "other": "none of these"}
+"""What the page says in the place of a label, by `Classification.reason`."""
 
 
 def answer_html(shown: Shown) -> str:
     """Say the best label and how far ahead it is, or why there is none."""
-    name = f"<small>{escape(shown.found.image or '')}</small>"
-    if shown.reasons is None:
-        return f"<p class='ca-failed'>{escape(shown.found.error or '')}</p>"
-    best, second = shown.found.predictions[:2]
-    after = f" after {shown.found.views} views" if shown.found.views else ""
-    lead = f"<small>ahead of {escape(second.label)} by {best.score - second.score:.3f}{after}</small>"
-    return f"<p class='ca-answer'><strong>{escape(best.label)}</strong> {lead}<br>{name}</p>"
+    result, reasons = shown.result, shown.reasons
+    if reasons is None:
+        return f"<p class='ca-failed'>{escape(result.error or '')}</p>"
+    best, second = reasons.classes[:2]
+    if result.label:
+        lead = f"ahead of {escape(second.label)} by {reasons.margin:.3f}"
+    else:
+        nearest = ", ".join(f"{escape(p.label)} {100 * p.probability:.0f} %" for p in result.predictions[:3])
+        lead = f"nearest labels: {nearest}"
+        if result.reason == "other":
+            lead = f"it looks most like {escape(best.label)}, which is no answer; {lead}"
+    after = f"{'' if result.label else ','} after {result.views} views" if result.views else ""
+    style = "ca-answer" if result.label else "ca-answer ca-none"
+    kind, _, bundled = (shown.descriptions or "").partition(":")
+    texts = f"; descriptions of the bundled file {escape(bundled)}" if kind == "bundled" else ""
+    name = f"<small>{escape(result.image or '')}{texts}</small>"
+    return f"<p class='{style}'><strong>{escape(shown.verdict)}</strong> <small>{lead}{after}</small><br>{name}</p>"
 
 
 def reasons_html(reasons: Explanation, label: str) -> str:
@@ -82,12 +101,12 @@ def reasons_html(reasons: Explanation, label: str) -> str:
 
 
 def rival(reasons: Explanation, label: str) -> str:
-    """Name the label that another is held against: the best, or for the best the runner-up."""
+    """Name the label that another is compared with: the best, or for the best the runner-up."""
     return next(evidence.label for evidence in reasons.classes if evidence.label != label)
 
 
-def heat_picture(shown: Shown, label: str, view: int | None = None) -> Image.Image:
-    """Lay what speaks for a label, and not for its rival, over the grey picture, as the figures do; frame a view."""
+def heat_image(shown: Shown, label: str, view: int | None = None) -> Image.Image:
+    """Lay what speaks for a label, and not for its rival, over the grey image, as the figures do; frame a view."""
     image, reasons = shown.image, shown.reasons
     assert reasons is not None
     heat = _heat(reasons, label, image.size[::-1])
@@ -95,12 +114,12 @@ def heat_picture(shown: Shown, label: str, view: int | None = None) -> Image.Ima
     laid = 255 * colormaps[colours]((heat - low) / (high - low))[..., :3]
     share = (0.65 * (heat != 0))[..., None]
     grey = np.asarray(image.convert("L"))[..., None]
-    picture = Image.fromarray(((1 - share) * grey + share * laid).astype(np.uint8))
+    laid_over = Image.fromarray(((1 - share) * grey + share * laid).astype(np.uint8))
     if view is not None:
         frame = [round(edge) for edge in reasons.boxes[view] * _reduction(image, reasons)]
-        ImageDraw.Draw(picture).rectangle(frame, outline="black", width=6)
-        ImageDraw.Draw(picture).rectangle(frame, outline="white", width=3)
-    return picture
+        ImageDraw.Draw(laid_over).rectangle(frame, outline="black", width=6)
+        ImageDraw.Draw(laid_over).rectangle(frame, outline="white", width=3)
+    return laid_over
 
 
 def legend_html(reasons: Explanation, label: str) -> str:
@@ -128,41 +147,57 @@ def _scale_of(heat: Array) -> tuple[str, float, float]:
 
 
 def strongest_views(reasons: Explanation, label: str) -> list[int]:
-    """Number the views that add most to a label's score."""
-    return [int(view) for view in reasons.evidence(label).by_view.argsort()[::-1][:VIEWS]]
+    """Number the views that add most to a label's score, as many as are shown."""
+    evidence = reasons.evidence(label)
+    return [int(view) for view in evidence.by_view.argsort()[::-1][: PAIRS if evidence.matches else VIEWS]]
 
 
-def view_pictures(shown: Shown, label: str) -> list[tuple[Image.Image, str]]:
-    """Cut the views that add most to a label's score, each with what it adds."""
+def view_images(shown: Shown, label: str) -> list[tuple[Image.Image, str]]:
+    """Crop the views that add most to a label's score, each with what it adds.
+
+    With examples each has the nearest view of an example beside it, and the cosine of both in the place of what it adds.
+    """
     image, reasons = shown.image, shown.reasons
     assert reasons is not None
     boxes = reasons.boxes * _reduction(image, reasons)
-    adds = reasons.evidence(label).by_view
-    crops = []
+    evidence = reasons.evidence(label)
+    tiles = []
     for view in strongest_views(reasons, label):
         left, top, right, bottom = boxes[view].round().astype(int).tolist()
         crop = image.crop((left, top, max(right, left + 1), max(bottom, top + 1)))
-        crops.append((crop, f"{adds[view]:+.4f}"))
-    return crops
+        if evidence.matches and shown.examples:
+            tiles.append(_pair(crop, shown.examples, evidence.matches[view]))
+        else:
+            tiles.append((crop, f"{evidence.by_view[view]:+.4f}"))
+    return tiles
+
+
+def _pair(crop: Image.Image, examples: ExampleImages, match: ExampleMatch) -> tuple[Image.Image, str]:
+    """Put a view and the nearest view of an example side by side."""
+    nearest = Image.fromarray(examples.view(match.image, match.view).permute(1, 2, 0).numpy())
+    pair = Image.new("RGBA", (2 * TILE + TILE // 20, TILE))
+    for side, left in ((crop, 0), (nearest, pair.width - TILE)):
+        pair.paste(ImageOps.pad(side.convert("RGBA"), (TILE, TILE), color=(0, 0, 0, 0)), (left, 0))
+    return pair, f"{match.similarity:.2f} {examples.name(match.image)}"
 
 
 def files_html(shown: Sequence[Shown]) -> str:
     """Offer the answers as JSON and CSV, laid out as `crossalign classify` prints them."""
-    found = [one.found for one in shown]
-    as_json = json.dumps([asdict(one) for one in found], indent=1, ensure_ascii=False)
+    results = [each.result for each in shown]
+    as_json = json.dumps([asdict(result) for result in results], indent=1, ensure_ascii=False)
     return (
         "<div class='ca-files'>"
-        f"{_file('labels.json', 'application/json', as_json)}{_file('labels.csv', 'text/csv', _as_csv(found))}"
+        f"{_file('labels.json', 'application/json', as_json)}{_file('labels.csv', 'text/csv', _as_csv(results))}"
         "</div>"
     )
 
 
-def _as_csv(found: Sequence[Classification]) -> str:
+def _as_csv(results: Sequence[Classification]) -> str:
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(CSV_HEADER)
-    for one in found:
-        table.writerows(one.rows())
+    for result in results:
+        table.writerows(result.rows())
     return text.getvalue()
 
 

@@ -4,8 +4,14 @@ from __future__ import annotations
 
 from itertools import accumulate
 
-from matplotlib.figure import Figure
+from crossalign.errors import InputError
 
+try:
+    from matplotlib.figure import Figure
+except ModuleNotFoundError as error:
+    raise InputError(f"a figure needs {error.name}; run `pip install 'crossalign[figures]'`") from None
+
+from crossalign.classifier.examples import ExampleImages
 from crossalign.explanation import Explanation
 from crossalign.images.decoding import ImageLike
 from crossalign.reports.figures._bars import FIRST_COLOUR, RIVAL_COLOUR, draw_legend, draw_panel, panel
@@ -20,7 +26,12 @@ WIDTH = 10.0
 """Width of the figure, in inches."""
 
 
-def explanation_figure(image: ImageLike, explanation: Explanation, rival: Explanation | None = None) -> Figure:
+def explanation_figure(
+    image: ImageLike,
+    explanation: Explanation,
+    rival: Explanation | None = None,
+    examples: ExampleImages | None = None,
+) -> Figure:
     """Draw an explanation: a map of the evidence, the views and descriptions that contribute most, and all similarities.
 
     The parts are placed in inches, from measured text, because rows of the bar charts must be as high as their wrapped text.
@@ -30,6 +41,7 @@ def explanation_figure(image: ImageLike, explanation: Explanation, rival: Explan
         explanation: the explanation of the method.
         rival: the explanation of a second method, for comparison. Each of the two must explain the best label of the other
             (argument `also` of `explain`).
+        examples: the examples of the classifier, if it has any; their nearest views are shown.
 
     Raises:
         InputError: the image cannot be read, or one explanation lacks the other's best label.
@@ -53,7 +65,7 @@ def explanation_figure(image: ImageLike, explanation: Explanation, rival: Explan
     page = Page(WIDTH, tops[-1])
     for row, (line, colour) in enumerate(header):
         page.text(EDGE, EDGE + text_height(row, BIG), [line], BIG, color=colour, weight="bold")
-    draw_views(page, tops[0], pixels, explanation)
+    draw_views(page, tops[0], pixels, explanation, examples)
     # All panels have the same scale.
     limits = (min(class_panel.low for class_panel in panels), max(class_panel.high for class_panel in panels))
     letters = "de" if len(explanation.boxes) > 1 else "cd"

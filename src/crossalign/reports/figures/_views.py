@@ -8,6 +8,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.patches import Rectangle
 from PIL import Image
 
+from crossalign.classifier.examples import ExampleImages
 from crossalign.explanation import Array, Explanation, Reason
 from crossalign.reports.figures._names import method_name, percent, short
 from crossalign.reports.figures._page import EDGE, LETTER, SMALL, Page, draw_image, text_height, wrap
@@ -29,8 +30,13 @@ def views_height(explanation: Explanation) -> float:
     return TITLE + MAX_HEIGHT + (LEGEND if len(explanation.boxes) > 1 else 0) + 0.1
 
 
-def draw_views(page: Page, top: float, image: Image.Image, explanation: Explanation) -> None:
-    """Draw the image (a) and, for a method with local views, the map (b) and the views that contribute most (c)."""
+def draw_views(
+    page: Page, top: float, image: Image.Image, explanation: Explanation, examples: ExampleImages | None = None
+) -> None:
+    """Draw the image (a) and, for a method with local views, the map (b) and the views that contribute most (c).
+
+    With examples, each of these views has the nearest view of an example beside it.
+    """
     width, height = image.size
     scale = min(MAX_WIDTH / width, MAX_HEIGHT / height)
     size = (max(0.05, width * scale), max(0.05, height * scale))
@@ -47,7 +53,7 @@ def draw_views(page: Page, top: float, image: Image.Image, explanation: Explanat
     heat = _draw_heat(page.axes(EDGE + column, top + TITLE, *size), image, explanation, max(size))
     bar = page.axes(EDGE + column, top + TITLE + size[1] + 0.08, column - GAP, 0.1)
     page.colourbar(bar, heat, f"contribution per view to the margin of {explanation.margin:.3f}")
-    _draw_strongest(page, EDGE + 2 * column, top, image, explanation, original)
+    _draw_strongest(page, EDGE + 2 * column, top, image, explanation, original, examples)
 
 
 def _draw_labels(page: Page, left: float, top: float, explanation: Explanation) -> None:
@@ -93,11 +99,19 @@ def _draw_heat(axes: Axes, image: Image.Image, explanation: Explanation, inches:
 
 
 def _draw_strongest(
-    page: Page, left: float, top: float, image: Image.Image, explanation: Explanation, original: Axes
+    page: Page,
+    left: float,
+    top: float,
+    image: Image.Image,
+    explanation: Explanation,
+    original: Axes,
+    examples: ExampleImages | None,
 ) -> None:
     """Draw the strongest descriptions, each with the view that contributes most to it and its box in the image."""
     best = explanation.classes[0]
     title = f"The strongest descriptions of “{short(best.label)}”, each with its strongest view"
+    if examples is not None:
+        title = f"What adds most to “{short(best.label)}”: its strongest view, and the nearest view of an example"
     page.title(left, top, "c", wrap(title, page.width - left - EDGE - LETTER, most=2))
     pitch = (MAX_HEIGHT + LEGEND) / CROPS
     side = pitch - 0.1
@@ -106,11 +120,20 @@ def _draw_strongest(
         box = tuple(explanation.boxes[view].tolist())
         draw_image(page.axes(left, y, side, side), image.crop(box), side)
         _draw_box(original, box, str(row + 1), max(image.size))
-        page.text(left + side + 0.1, y, [str(row + 1)], weight="bold")
-        lines = wrap(reason.text, page.width - left - side - 0.1 - LETTER - EDGE, most=4)
-        page.text(left + side + 0.1 + LETTER, y, lines)
-        adds = f"adds {reason.contribution:.3f} to the score of {best.score:.3f}"
-        page.text(left + side + 0.1 + LETTER, y + text_height(len(lines)), [adds], color="0.4")
+        beside = left + side + 0.1
+        adds = [f"adds {reason.contribution:.3f} to the score of {best.score:.3f}"]
+        if examples is not None:
+            match = best.matches[view]
+            pixels = examples.view(match.image, match.view).permute(1, 2, 0).numpy()
+            draw_image(page.axes(beside - 0.04, y, side, side), Image.fromarray(pixels), side)
+            beside += side + 0.06
+            adds = [f"adds {reason.contribution:.3f} of {best.score:.3f}", f"cosine of the pair {match.similarity:.3f}"]
+        page.text(beside, y, [str(row + 1)], weight="bold")
+        beside += LETTER
+        lines = wrap(reason.text, page.width - beside - EDGE, most=4 - len(adds) + 1)
+        page.text(beside, y, lines)
+        adds = [line for text in adds for line in wrap(text, page.width - beside - EDGE)]
+        page.text(beside, y + text_height(len(lines)), adds, color="0.4")
 
 
 def _strongest(explanation: Explanation) -> list[tuple[Reason, int]]:

@@ -14,10 +14,12 @@ from typing import get_args
 from crossalign.errors import InputError
 from crossalign.text.descriptions.style import Style as Style
 from crossalign.text.descriptions.style import says_something, style_of, tidy_descriptor, tidy_sentence
-from crossalign.text.names import match_names, mentions
+from crossalign.text.names import match_names, mentions, nearest_name
 from crossalign.text.names import normalise_name as normalise_name
 
 SCHEMA = 1
+MOST_HINTS = 5
+"""Missing classes that an error compares with the names in the file."""
 
 
 @dataclass(frozen=True)
@@ -53,13 +55,21 @@ class Descriptions:
         Raises:
             InputError: names every class that has none.
         """
-        matched = [texts for _, texts in self._names_and_texts(names, aliases)]
+        entries = self._entries(names, aliases)
+        matched = [() if entry is None else self.classes[entry] for entry in entries]
         missing = [name for name, texts in zip(names, matched, strict=True) if not texts]
         if missing:
-            lack = f"{self.source} has no descriptions for {len(missing)} of {len(names)} classes: {', '.join(missing)}"
+            used = set(entries)
+            unused = [name for name, texts in self.classes.items() if texts and name not in used]
+            hints = [_with_hint(name, unused) for name in missing[:MOST_HINTS]]
+            lack = (
+                f"{self.source} has no descriptions for {len(missing)} of {len(names)} classes: "
+                f"{', '.join([*hints, *missing[MOST_HINTS:]])}"
+            )
             if not allow_missing:
-                raise InputError(f"{lack}; add them to the file, rename the classes, or allow missing ones")
-            warnings.warn(f"{lack}; their prompt alone stands for them", stacklevel=2)
+                way_out = "rename the classes, add them to the file, or allow missing ones (allow_missing, --allow-missing)"
+                raise InputError(f"{lack}; {way_out}")
+            warnings.warn(f"{lack}; hand-written prompts stand for them", stacklevel=2)
         return matched
 
     def style_for(self, names: Sequence[str], aliases: Sequence[Sequence[str]] = ()) -> Style:
@@ -90,11 +100,15 @@ class Descriptions:
         self, names: Sequence[str], aliases: Sequence[Sequence[str]]
     ) -> list[tuple[tuple[str, ...], tuple[str, ...]]]:
         """The names of each class, including its name in the file, and its texts."""
-        entries = match_names([name for name, texts in self.classes.items() if texts], names, aliases)
+        every_alias = aliases or [()] * len(names)
         return [
             ((name, *others), ()) if entry is None else ((name, *others, entry), self.classes[entry])
-            for name, others, entry in zip(names, aliases or [()] * len(names), entries, strict=True)
+            for name, others, entry in zip(names, every_alias, self._entries(names, aliases), strict=True)
         ]
+
+    def _entries(self, names: Sequence[str], aliases: Sequence[Sequence[str]]) -> list[str | None]:
+        """For each class its name in the file, or None."""
+        return match_names([name for name, texts in self.classes.items() if texts], names, aliases)
 
     def _warn_of_nameless(self, sentences: Sequence[Sequence[str]], called: Sequence[Sequence[str]]) -> None:
         nameless = [
@@ -108,6 +122,12 @@ class Descriptions:
                 "style descriptors, all texts are put behind the class name",
                 stacklevel=4,
             )
+
+
+def _with_hint(name: str, entries: Sequence[str]) -> str:
+    """Name a missing class, with the entry that may be it."""
+    nearest = nearest_name(name, entries)
+    return name if nearest is None else f"{name} (did you mean {nearest!r}?)"
 
 
 def _stands_in(text: str, names: Sequence[str]) -> bool:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit, urlunsplit
 
-from crossalign.errors import InputError
+from crossalign.errors import InputError, need_package
 from crossalign.text.descriptions.completions import Reply, ServerError, error_in, reply_in, seconds_to_wait, texts_in
 from crossalign.text.descriptions.questions import ANSWER_SCHEMA, Order
 
@@ -125,6 +125,7 @@ async def describe(
         InputError: what holds for every class: nothing answers there, the key is refused, there is no such model, a quota is
             used up, or the server asks to wait for longer than a minute.
     """
+    need_package("openai", "llm", "asking an LLM")
     from openai import AsyncOpenAI, Timeout
 
     limit = asyncio.Semaphore(concurrency)
