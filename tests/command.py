@@ -24,3 +24,10 @@ def fails(*arguments, stdin=None):
     assert done.exit_code == 2, done.output
     assert "Traceback" not in done.output
     return done.stderr
+
+
+def shows(*arguments):
+    """What a command prints, in this process, where torch is imported already."""
+    done = CliRunner().invoke(main, [*map(str, arguments)], prog_name="crossalign")
+    assert done.exit_code == 0, done.output
+    return done.stdout

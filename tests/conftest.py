@@ -11,7 +11,7 @@ import pytest
 import skimage
 from hypothesis import settings
 
-settings.register_profile("whatever the load", deadline=None)
+settings.register_profile("whatever the load", deadline=None, max_examples=50)
 settings.load_profile("whatever the load")
 
 PHOTOS = Path(skimage.__file__).parent / "data"

@@ -68,7 +68,8 @@ def test_the_readmes_python_runs(folder):
 @pytest.mark.slow
 def test_the_readmes_first_commands_run(folder):
     shown = [line for line in commands(ROOT / "README.md") if line.startswith("crossalign classify")]
-    first = [line for line in shown if "s3://" not in line]
+    # Quantising takes a minute, and has tests of its own.
+    first = [line for line in shown if "s3://" not in line and "int8" not in line]
     assert len(first) >= 2
     path = f"{Path(sys.executable).parent}:/usr/bin:/bin"
     environment = {"PATH": path} | {

@@ -221,7 +221,7 @@ def bench(tmp_path_factory, shared_cache):
     folder = tmp_path_factory.mktemp('Größe 写真 🐈 it\'s  "quoted"')
     (folder / "cache").symlink_to(shared_cache)
     with fault_bench.language_server() as url:
-        yield fault_bench.Bench(folder, url, kills=2, seed=16, variants=2, seeds=2)
+        yield fault_bench.Bench(folder, url, kills=1, seed=16, variants=2, seeds=2)
 
 
 @pytest.mark.parametrize("fault", ["kill -9, extraction", "kill -9, describe", "SIGINT, describe", "2 processes, describe"])

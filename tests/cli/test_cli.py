@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from command import SCRIPT, fails, run
+from command import SCRIPT, fails, run, shows
 from conftest import PHOTOS
 from crossalign.methods.registry import METHODS
 from systems import needs_posix
@@ -278,7 +278,7 @@ def test_the_references_spelling_and_a_config_file_work(by_class, tmp_path):
 
 @pytest.mark.slow
 def test_untrained_open_clip_runs_through_the_same_commands(by_class, photos):
-    encoder = ("--encoder", "open_clip:ViT-S-32-alt/random", "--views", 2)
+    encoder = ("--encoder", "open_clip:ViT-S-32-alt/random", "--runtime", "torch", "--views", 2)
     done = run(
         "evaluate", "--dataset", "folder", "--data-path", by_class, *encoder, "--methods", "clip,waffle", "--limit", 2
     )
@@ -333,12 +333,12 @@ def test_table_refuses_other_files(tmp_path):
 
 @pytest.mark.slow
 def test_lists_tell_what_there_is():
-    encoders = run("encoders", "ViT-B-32").stdout
+    encoders = shows("encoders", "ViT-B-32")
     assert "builtin" in encoders
     assert "open_clip:ViT-B-32/openai" in encoders
     assert "ViT-L-14/laion" not in encoders
     assert encoders.index("open_clip:ViT-B-16/openai") < encoders.index("builtin")
-    described = run("encoders", "builtin").stdout
+    described = shows("encoders", "builtin")
     for row in (
         "activation   ReLU6, GELU",
         "input        224 x 224 pixels, bicubic",
@@ -346,7 +346,7 @@ def test_lists_tell_what_there_is():
         "logit bias   none",
     ):
         assert row in described
-    datasets = run("datasets").stdout
+    datasets = shows("datasets")
     for name in ("imagenet", "imagenetv2", "imagenet-r", "imagenet-sketch", "imagenet-a", "cub", "oxford_pet", "places365"):
         assert f"\n{name} " in datasets
     command = [sys.executable, "-m", "crossalign", "methods"]
