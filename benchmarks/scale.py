@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import os
 import tempfile
 import time
 import warnings
@@ -104,6 +105,8 @@ def main() -> None:
     parser.add_argument("--views", type=int, default=60)
     parser.add_argument("--workers", type=int, default=2, help="of the simulation")
     options = parser.parse_args()
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     encode, cut, read = image_costs(options.encoder, options.runtime, options.views)
     print(f"{options.encoder}, {torch.get_num_threads()} threads: {1000 * encode:.1f} ms to encode a view;")
     print(f"{1000 * cut:.1f} ms to crop an image's {options.views} views, {1000 * read:.1f} ms to read and decode it\n")

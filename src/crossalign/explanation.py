@@ -12,10 +12,9 @@ from torch import Tensor
 
 from crossalign.classifier import Classifier
 from crossalign.classifier.examples import ExampleImages
-from crossalign.classifier.scorer import LabelScorer
+from crossalign.classifier.scorer import LabelScorer, Side
 from crossalign.errors import InputError
 from crossalign.images.decoding import ImageLike, read_image
-from crossalign.methods import alignment
 from crossalign.methods.method import WeightedMean
 from crossalign.methods.registry import METHODS
 
@@ -246,7 +245,9 @@ def explain(
     scores = classify.scores(features)
     ranked = scores.argsort(descending=True, stable=True).tolist()
     explained = [index for rank, index in enumerate(ranked) if rank < top_k or scorer.labels[index] in also]
-    sides, boxes = _sides(classify, features), np.array([[0, 0, *size]])
+    joint, visual = classify.split(features)
+    sides = scorer.by_texts(joint), scorer.by_examples(visual)
+    boxes = np.array([[0, 0, *size]])
     if scorer.method.uses_views:
         boxes = replace(classify.views.recipe, count=len(features) - 1).boxes(*size[::-1])
     probabilities = scorer.probabilities(scores)
@@ -255,8 +256,8 @@ def explain(
         scorer.config.form,
         size,
         boxes,
-        sum(side.share * side.weights for side in sides if side),  # type: ignore[arg-type]
-        tuple(_evidence(classify, index, scores[index].item(), probabilities[index].item(), sides) for index in explained),
+        sum(side.share * side.weights.numpy() for side in sides if side),  # type: ignore[arg-type]
+        tuple(_evidence(classify, index, scores[index].item(), probabilities[index].item(), *sides) for index in explained),
     )
 
 
@@ -292,78 +293,33 @@ def _features(classify: Classifier, image: ImageLike) -> Tensor:
     return features
 
 
-@dataclass(frozen=True)
-class _Side:
-    """Texts or examples: what the views of an image add to its score.
-
-    Attributes:
-        share: of this side in the score.
-        views: (M, D) features of the views, or of the global view alone.
-        weights: (M,) that sum to one.
-        norm: what the weighted mean of the views is divided by.
-    """
-
-    share: float
-    views: Tensor
-    weights: Array
-    norm: float
-
-
-def _sides(classify: Classifier, features: Tensor) -> tuple[_Side | None, _Side | None]:
-    """Give the side of texts and that of examples; None for a side that is missing or has no share in the score."""
-    scorer = classify.scorer
-    joint, visual = classify.split(features)
-    share = scorer.share
-    by_texts = by_examples = None
-    if scorer.texts is not None and share > 0:
-        assert isinstance(scorer.method.score, WeightedMean)
-        x0, views = _seen(scorer, joint)
-        weights = scorer.method.score.weights(x0, views, scorer.config)
-        norm = alignment.pool_views(views, weights).norm().item() if scorer.config.form == "released" else 1.0
-        by_texts = _Side(share, views[0], weights[0].numpy(), norm)
-    if scorer.examples is not None and share < 1:
-        x0, views = _seen(scorer, joint if visual is None else visual)
-        weights = alignment.view_weights(views, x0, scorer.examples.image_scale)
-        norm = alignment.pool_views(views, weights).norm().item()
-        by_examples = _Side(1 - share, views[0], weights[0].numpy(), norm)
-    return by_texts, by_examples
-
-
-def _seen(scorer: LabelScorer, features: Tensor) -> tuple[Tensor, Tensor]:
-    """Give the global view (1, D), and the views that are scored (1, M, D): it alone for a method without local views."""
-    x0, views = features[None, 0], features[None, 1:]
-    return x0, views if scorer.method.uses_views else x0[:, None]
-
-
 def _evidence(
-    classify: Classifier, index: int, score: float, probability: float, sides: tuple[_Side | None, _Side | None]
+    classify: Classifier, index: int, score: float, probability: float, by_texts: Side | None, by_examples: Side | None
 ) -> ClassEvidence:
     """Split the score of one class."""
     scorer = classify.scorer
     names: list[str] = []
     similarity, weights, contributions = [], [], []
     matches: tuple[ExampleMatch, ...] = ()
-    side, by_examples = sides
-    if side is not None and scorer.texts is not None:
+    if by_texts is not None and scorer.texts is not None:
         texts = scorer.texts
         start = int(texts.counts[:index].sum())
         rows = slice(start, start + int(texts.counts[index]))
-        norm = texts.pooled[index].norm().item() if scorer.config.form == "released" else 1.0
+        norm = texts.pooled[index].norm().item() if by_texts.cosine else 1.0
         names += texts.texts[rows]
-        similarity.append((side.views.float() @ texts.features[rows].T).numpy())
-        weights.append(side.share * texts.weights[rows].numpy())
-        contributions.append(side.weights[:, None] / side.norm * weights[-1] / norm * similarity[-1])
-    side = by_examples
-    if side is not None and scorer.examples is not None and classify.examples is not None:
+        similarity.append((by_texts.views.float() @ texts.features[rows].T).numpy())
+        weights.append(by_texts.share * texts.weights[rows].numpy())
+        contributions.append(by_texts.weights.numpy()[:, None] / by_texts.norm * weights[-1] / norm * similarity[-1])
+    if by_examples is not None and scorer.examples is not None and classify.examples is not None:
         examples = classify.examples
         own = examples.of_class(index)
         pooled = examples.pooled(own, scorer.examples.image_scale)
         names += [f"example {examples.name(number)}" for number in own]
-        similarity.append((side.views.float() @ pooled.T).numpy())
-        weights.append(np.full(len(own), side.share / len(own)))
-        per_example = side.share / pooled.sum(0).norm().item()
-        contributions.append(side.weights[:, None] / side.norm * per_example * similarity[-1])
-        matches = _matches(side.views, examples, own)
+        similarity.append((by_examples.views.float() @ pooled.T).numpy())
+        weights.append(np.full(len(own), by_examples.share / len(own)))
+        per_example = by_examples.share / pooled.sum(0).norm().item()
+        contributions.append(by_examples.weights.numpy()[:, None] / by_examples.norm * per_example * similarity[-1])
+        matches = _matches(by_examples.views, examples, own)
     return ClassEvidence(
         scorer.labels[index],
         score,

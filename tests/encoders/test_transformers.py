@@ -331,7 +331,7 @@ def test_without_the_library_the_sentence_names_the_extra():
         "    except InputError as error: print(error)\n"
     )
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.count("needs the transformers library; run `pip install 'crossalign[transformers]'`") == 2
+    assert done.stdout.count("needs transformers; run `pip install 'crossalign[transformers]'`") == 2
 
 
 @pytest.mark.slow

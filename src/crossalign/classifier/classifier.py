@@ -21,7 +21,7 @@ from crossalign.datasets.examples import Examples, find_examples
 from crossalign.encoders import Encoder, load_encoder
 from crossalign.encoders._anchors import warn_of_unknown
 from crossalign.encoders._processes import SentEncoder, prepare_process, prepare_torch
-from crossalign.encoders._visual import VisualEncoder
+from crossalign.encoders._visual import joint_and_visual, visual_encoder
 from crossalign.errors import InputError
 from crossalign.features.adaptive import Rounds
 from crossalign.features.image_cache import ImageCache
@@ -246,8 +246,8 @@ class Classifier:
 
     def settled(self, features: Tensor) -> bool:
         """Tell whether the answer of an image is settled: (1 + n, D) features of its views, as `encode` yields them."""
-        rounds = self.views.rounds or Rounds(max(1, len(features) - 1))
-        return self.scorer.settled(*self.split(features), rounds)
+        assert self.views.rounds is not None  # Other policies encode all views, and do not ask.
+        return self.scorer.settled(*self.split(features), self.views.rounds)
 
     def result(self, image: ImageLike, features: Tensor | InputError, top_k: int = 3) -> Classification:
         """Turn what `encode` yields into the classification of an image."""
@@ -260,20 +260,16 @@ class Classifier:
 
     def scores(self, features: Tensor) -> Tensor:
         """Score all labels, other ones last: (1 + M, D) features of an image's views, as `encode` yields them, to (C,)."""
-        joint, visual = self.split(features)
-        return self.scorer.scores(joint[None], None if visual is None else visual[None])[0]
+        return self.scorer.scores(*self.split(features[None]))[0]
 
     @property
     def image_encoder(self) -> Encoder:
-        """What encodes images: up to the visual space if there are examples, and the encoder has one of its own."""
-        if self.scorer.examples is None or not getattr(self.encoder, "visual_width", None):
-            return self.encoder
-        return VisualEncoder(self.encoder)
+        """What encodes images: into the visual space if there are examples, and otherwise into the joint space."""
+        return self.encoder if self.scorer.examples is None else visual_encoder(self.encoder)
 
-    def split(self, features: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Give joint and visual features; None if both are the same."""
-        encoder = self.image_encoder
-        return encoder.split(features) if isinstance(encoder, VisualEncoder) else (features, None)
+    def split(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Give joint and visual features of what `encode` yields; see `joint_and_visual`."""
+        return joint_and_visual(self.image_encoder, features)
 
 
 def decided(

@@ -12,7 +12,7 @@ from torch import Tensor
 from crossalign.classifier.scorer import LabelScorer
 from crossalign.datasets.examples import Examples, check_distinct, check_examples
 from crossalign.encoders import Encoder
-from crossalign.encoders._visual import VisualEncoder
+from crossalign.encoders._visual import joint_and_visual, visual_encoder
 from crossalign.errors import InputError
 from crossalign.features.image_cache import ImageCache, content_digest
 from crossalign.features.pipeline import Progress
@@ -23,7 +23,7 @@ from crossalign.methods.examples import ExampleClasses, choose_mixture, class_em
 from crossalign.store.shards import Store, digest_of
 
 EXAMPLE_VIEWS = 24
-"""The most local views of an example; measured in benchmarks/examples.py."""
+"""The most local views of an example. All examples are encoded before the first answer, so they get fewer than images."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ def example_classes(
             digests[id(image)] = content_digest(pixels.numpy().tobytes()) or ""
 
     policy = views.with_count(min(EXAMPLE_VIEWS, views.recipe.count))
-    image_encoder: Encoder = VisualEncoder(encoder) if getattr(encoder, "visual_width", None) else encoder
+    image_encoder = visual_encoder(encoder)
     rows = []
     stream = encode_stream(
         (image for image, _ in images),
@@ -123,13 +123,12 @@ def example_classes(
                 raise InputError(f"an example cannot be used: {features}")
             rows.append(features)
             bar.update(1)
-    outputs = torch.stack(rows)
-    joint, visual = image_encoder.split(outputs) if isinstance(image_encoder, VisualEncoder) else (outputs, outputs)
+    joint, visual = joint_and_visual(image_encoder, torch.stack(rows))
     visual = visual.half()  # What is kept of them for explanations, so that these add up.
     classes = torch.tensor([index for _, index in images])
     scale, count = scorer.config.image_scale, len(scorer.labels)
     pooled = pool(visual[:, 0].float(), visual[:, 1:].float(), scale)
-    by_texts = scorer.scores(joint) if scorer.texts is not None else None
+    by_texts = scorer.scores(joint, visual) if scorer.texts is not None else None
     mixture = choose_mixture(by_texts, leave_one_out(pooled, classes, count), classes)
     named = _named(scorer, examples, digests)
     check_distinct(named)

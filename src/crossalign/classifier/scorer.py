@@ -60,26 +60,24 @@ class LabelScorer:
             return 1.0
         return 0.0 if self.texts is None else self.examples.mixture.share
 
-    def scores(self, features: Tensor, visual: Tensor | None = None) -> Tensor:
+    def scores(self, features: Tensor, visual: Tensor) -> Tensor:
         """Score all labels.
 
         Args:
             features: (N, 1 + M, D) features in the joint space, the global view first.
-            visual: (N, 1 + M, E) features in the encoder's visual space, of unit length; by default the joint space is it.
+            visual: (N, 1 + M, E) features in the encoder's visual space, of unit length.
 
         Returns:
             (N, C) scores: cosines, or weighted means of the cosines of texts and examples.
         """
-        by_texts = None
-        if self.texts is not None:
+        parts = []
+        if self.texts is not None and self.share > 0:
             by_texts = class_scores(self.method, self.texts, features[:, 0], features[:, 1:], self.config)
-        if self.examples is None:
-            assert by_texts is not None
-            return by_texts
-        visual = features if visual is None else visual
-        views = visual[:, 1:] if self.method.uses_views else visual[:, 1:1]
-        by_examples = self.examples.scores(visual[:, 0], views)
-        return by_examples if by_texts is None else self.share * by_texts + (1 - self.share) * by_examples
+            parts.append(self.share * by_texts)
+        if self.examples is not None and self.share < 1:
+            views = visual[:, 1:] if self.method.uses_views else visual[:, 1:1]
+            parts.append((1 - self.share) * self.examples.scores(visual[:, 0], views))
+        return torch.stack(parts).sum(0)
 
     def probabilities(self, scores: Tensor) -> Tensor:
         """Turn scores (..., C) into probabilities (..., C)."""
@@ -99,28 +97,70 @@ class LabelScorer:
         shown = wanted[:top_k] if self.logit_bias is None else reaching
         return tuple(Prediction(self.labels[i], scores[i].item(), probabilities[i].item()) for i in shown), reason
 
-    def settled(self, features: Tensor, visual: Tensor | None, rounds: Rounds) -> bool:
+    def by_texts(self, features: Tensor) -> Side | None:
+        """What the texts say of an image, view by view; None if they have no share in the score.
+
+        Args:
+            features: (1 + M, D) features in the joint space. The method's score must be a `WeightedMean`.
+        """
+        if self.texts is None or self.share == 0:
+            return None
+        score = self.method.score
+        assert isinstance(score, WeightedMean)
+        x0, views = self._seen(features)
+        released = self.config.form == "released"
+        classes = F.normalize(self.texts.pooled, dim=-1) if released else self.texts.pooled
+        return Side(self.share, views[0], score.weights(x0, views, self.config)[0], classes, released)
+
+    def by_examples(self, visual: Tensor) -> Side | None:
+        """What the examples say of an image, view by view; None if they have no share in the score.
+
+        Args:
+            visual: (1 + M, E) features in the visual space.
+        """
+        if self.examples is None or self.share == 1:
+            return None
+        x0, views = self._seen(visual)
+        weights = alignment.view_weights(views, x0, self.examples.image_scale)[0]
+        return Side(1 - self.share, views[0], weights, self.examples.embeddings, True)
+
+    def settled(self, features: Tensor, visual: Tensor, rounds: Rounds) -> bool:
         """Tell whether the best label after n views will be the best after all of them; see `features.adaptive`.
 
         Args:
-            features, visual: (1 + n, D) and (1 + n, E) as for `scores`.
+            features, visual: (1 + n, D) and (1 + n, E) as for `by_texts` and `by_examples`.
             rounds: the number of views per round.
         """
-        similarity, weights, parts = [], [], []
-        if self.texts is not None:
-            score = self.method.score
-            assert isinstance(score, WeightedMean)  # as `check_adaptive` has it
-            classes = self.texts.pooled
-            classes = F.normalize(classes, dim=-1) if self.config.form == "released" else classes
-            similarity.append(features[None, 1:].double() @ classes.double().T)
-            weights.append(score.weights(features[None, 0], features[None, 1:], self.config))
-            parts.append(self.share)
-        if self.examples is not None:
-            visual = features if visual is None else visual
-            similarity.append(visual[None, 1:].double() @ self.examples.embeddings.double().T)
-            weights.append(alignment.view_weights(visual[None, 1:], visual[None, 0], self.examples.image_scale))
-            parts.append(1 - self.share)
-        mixed = sum(part * values for part, values in zip(parts, similarity, strict=True))
-        assert isinstance(mixed, Tensor)
-        mean_weights = torch.stack([part * values for part, values in zip(parts, weights, strict=True)]).sum(0)
-        return bool(settled(mixed, mean_weights, rounds))
+        sides = [side for side in (self.by_texts(features), self.by_examples(visual)) if side]
+        similarity = torch.stack([side.share * (side.views.double() @ side.classes.double().T) for side in sides]).sum(0)
+        weights = torch.stack([side.share * side.weights for side in sides]).sum(0)
+        return bool(settled(similarity[None], weights[None], rounds))
+
+    def _seen(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Give the global view (1, D), and the views that are scored (1, M, D): it alone if local views are not."""
+        x0, views = features[None, 0], features[None, 1:]
+        return x0, views if self.method.uses_views else x0[:, None]
+
+
+@dataclass(frozen=True)
+class Side:
+    """Texts or examples: what the views of an image are compared with.
+
+    Attributes:
+        share: of this side in the score.
+        views: (M, D) features of the views, or of the global view alone.
+        weights: (M,) that sum to one.
+        classes: (C, D) class embeddings.
+        cosine: whether the weighted mean of the views is normalised before it is compared.
+    """
+
+    share: float
+    views: Tensor
+    weights: Tensor
+    classes: Tensor
+    cosine: bool
+
+    @property
+    def norm(self) -> float:
+        """What the weighted mean of the views is divided by."""
+        return (self.weights @ self.views.float()).norm().item() if self.cosine else 1.0

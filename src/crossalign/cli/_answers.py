@@ -137,7 +137,8 @@ def _check_apart(examples: Examples, dataset: ImageDataset) -> None:
     """
     from crossalign.features.image_cache import content_digest
 
-    known = {content_digest(image) for images in examples.values() for image in images}
+    # None is what cannot be read, which is said when it is encoded.
+    known = {content_digest(image) for images in examples.values() for image in images} - {None}
     both = [str(path) for path in dataset.paths if content_digest(path) in known]
     if both:
         raise InputError(

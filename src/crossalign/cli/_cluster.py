@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stdout
@@ -112,6 +114,13 @@ def join(options: ClusterOptions, encoder: Encoder, encoder_options: common.Enco
     Raises:
         InputError: Ray is not installed, or there is no cluster at the address.
     """
+    # Unless the user sets these variables, a cluster that is started here reports nothing over the network, and Ray's own
+    # processes write no logs of their internals.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    for name in ("ray", "ray.data"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
     from crossalign.distributed import Cluster, Workers
     from crossalign.encoders import load_encoder
 

@@ -160,6 +160,24 @@ def progress_bar(total: int, what: str) -> AbstractContextManager[ProgressBar]:
     return show_progress(total, what)
 
 
+label_options = options(
+    click.option("--labels", help='Class names, comma separated: "cat,dog,cup of coffee".'),
+    click.option("--labels-file", type=click.Path(), help="Class names, one per line."),
+    click.option(
+        "--examples",
+        type=click.Path(),
+        help="Folder DIR/CLASS/images of example images. Without labels, its class folders are the labels; with them, texts "
+        "and examples answer together.",
+    ),
+)
+"""How the labels are known; `read_known_labels` reads the values."""
+
+
+def read_known_labels(labels: str | None, labels_file: str | None, examples: str | None) -> list[str] | None:
+    """Read the labels as `read_labels` does; None if examples alone were given, whose class folders are the labels."""
+    return None if examples and labels is None and labels_file is None else read_labels(labels, labels_file)
+
+
 def read_labels(labels: str | None, labels_file: str | None) -> list[str]:
     """Read labels from --labels or from --labels-file, in any notation that `split_labels` knows.
 

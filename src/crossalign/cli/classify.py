@@ -69,14 +69,7 @@ class Options:
 
 @click.command(cls=GroupedCommand)
 @click.argument("paths", nargs=-1, required=True)
-@click.option("--labels", help='Class names, comma separated: "cat,dog,cup of coffee".')
-@click.option("--labels-file", type=click.Path(), help="Class names, one per line.")
-@click.option(
-    "--examples",
-    type=click.Path(),
-    help="Folder DIR/CLASS/images of example images. Without labels, its class folders are the labels; with them, texts and "
-    "examples answer together.",
-)
+@common.label_options
 @click.option("--other", help="Further class names that compete, but are no answer: such an image gets no label.")
 @descriptions_options
 @click.option("--domain", default="", help='Kind of thing that all labels are, such as "pet".')
@@ -153,7 +146,7 @@ def command(ctx: click.Context, /, **values: Any) -> None:
     """
     options = Options(**values)
     _check(options)
-    names = _labels(options)
+    names = common.read_known_labels(options.labels, options.labels_file, options.examples)
     if options.cluster.ray:
         total, failed = _label_on_cluster(options, names)
     else:
@@ -184,13 +177,6 @@ def _check(options: Options) -> None:
         raise InputError(
             f"output is {options.output!r}, but a cluster writes a folder of Parquet files; give --output F.parquet"
         )
-
-
-def _labels(options: Options) -> list[str] | None:
-    """Read the labels; None if they are those of the examples."""
-    if options.labels is None and options.labels_file is None and options.examples is not None:
-        return None
-    return common.read_labels(options.labels, options.labels_file)
 
 
 def _classifier(options: Options, names: list[str] | None, encoder: Encoder, store: Store | None) -> Classifier:

@@ -51,13 +51,7 @@ class Options:
 
 @click.command(cls=GroupedCommand)
 @click.argument("image")
-@click.option("--labels", help='Class names, comma separated: "cat,dog,cup of coffee".')
-@click.option("--labels-file", type=click.Path(), help="Class names, one per line.")
-@click.option(
-    "--examples",
-    type=click.Path(),
-    help="Folder DIR/CLASS/images of example images; without labels, its class folders are the labels.",
-)
+@common.label_options
 @descriptions_options
 @click.option("--domain", default="", help='Kind of thing that all labels are, such as "pet".')
 @click.option("--method", default="wca", show_default=True, help="See `crossalign methods`.")
@@ -98,9 +92,7 @@ def command(**values: Any) -> None:
     if options.matrix and options.output is None:
         raise click.UsageError("--matrix writes a file beside the figure; name the figure with -o FILE")
     files = _files(options.output, options.matrix)
-    names = None
-    if options.examples is None or options.labels or options.labels_file:
-        names = common.read_labels(options.labels, options.labels_file)
+    names = common.read_known_labels(options.labels, options.labels_file, options.examples)
     if options.method == options.against:
         raise InputError(f"the method {options.method!r} was given twice; name another with --against, or omit --against")
     explanation, rival, examples = _explain(options, names)

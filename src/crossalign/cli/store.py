@@ -27,6 +27,14 @@ DIGEST_DIGITS = 12
 """Digits of a digest that are shown."""
 
 
+def read_bytes(text: str) -> int:
+    """Read a size such as 500MB or 20GB."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(k|M|G|T)?B?", text.strip())
+    if match is None:
+        raise click.BadParameter(f"{text!r} is no size; give one such as 500MB or 20GB")
+    return int(float(match[1]) * 1000 ** ("kMGT".index(match[2]) + 1 if match[2] else 0))
+
+
 @click.group()
 def command() -> None:
     """List, verify, clean up and export cached features.
@@ -108,7 +116,7 @@ def verify(ctx: click.Context, /, store: str | None, as_json: bool) -> None:
 @click.option(
     "--max-size",
     metavar="SIZE",
-    type=lambda text: read_bytes(text),
+    type=read_bytes,
     help="Also remove the files of features that were not used for the longest time, until the store has this size or less: "
     "500MB, 20GB.",
 )
@@ -170,14 +178,6 @@ def export(store: str | None, as_json: bool, prefix: str, output: str) -> None:
         click.echo(f"{file}: {arrays}; {show_bytes(file.stat().st_size)}")
 
 
-def read_bytes(text: str) -> int:
-    """Read a size such as 500MB or 20GB."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(k|M|G|T)?B?", text.strip())
-    if match is None:
-        raise click.BadParameter(f"{text!r} is no size; give one such as 500MB or 20GB")
-    return int(float(match[1]) * 1000 ** ("kMGT".index(match[2]) + 1 if match[2] else 0))
-
-
 def show_bytes(count: int) -> str:
     """Format a size: "3.2 MB (3,204,118 bytes)"."""
     if count < 1000:
@@ -211,7 +211,7 @@ def _is_empty(root: Path) -> str:
 
 
 def _find(prefix: str, sets: list[CachedSet], store: str | None) -> CachedSet:
-    from crossalign.store.shards import SCHEMA, TOWERS, Store, other_schema
+    from crossalign.store.shards import IMAGES, SCHEMA, TOWERS, Store, other_schema
 
     if not sets:
         raise InputError(_is_empty(Store(store).root))
@@ -224,7 +224,7 @@ def _find(prefix: str, sets: list[CachedSet], store: str | None) -> CachedSet:
     (cached,) = matches
     if cached.kind == TOWERS:
         raise InputError(f"{prefix!r} is an exported encoder tower, which holds no features; choose another set")
-    if cached.kind == "images":
+    if cached.kind == IMAGES:
         raise InputError(
             f"{prefix!r} holds the features of your own images, each with its own number of views; choose another set"
         )
@@ -280,7 +280,7 @@ def _removals(sets: list[CachedSet], min_age: float | None) -> Iterator[_Removal
 
 def _over_size(sets: list[CachedSet], removals: list[_Removal], max_size: int) -> Iterator[_Removal]:
     """Yield the features that were not used for the longest time, until the rest fits; anchors and towers stay."""
-    from crossalign.store.shards import TOWERS
+    from crossalign.store.shards import ANCHORS, TOWERS
 
     gone = {removal.file for removal in removals}
     left = {
@@ -292,7 +292,7 @@ def _over_size(sets: list[CachedSet], removals: list[_Removal], max_size: int) -
     shards = {
         file
         for cached in sets
-        if cached.kind not in (TOWERS, "anchors")
+        if cached.kind not in (TOWERS, ANCHORS)
         for file in cached.files()
         if file.suffix == ".safetensors"
     }

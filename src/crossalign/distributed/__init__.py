@@ -7,8 +7,6 @@ creates the folder and its manifest.
 
 from __future__ import annotations
 
-import logging
-import os
 import re
 import socket
 import time
@@ -245,12 +243,6 @@ def _identity(encoder: Encoder) -> tuple[str, str]:
 
 
 def _connect(address: str | None) -> None:
-    # Unless the user sets these variables, a cluster that is started here reports nothing over the network, and Ray's own
-    # processes write no logs of their internals.
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    logging.getLogger("ray").setLevel(logging.ERROR)
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
     try:
         if address and (at := re.fullmatch(r"\[?([^/]+?)\]?:(\d+)", address)):
             # Ray would retry for minutes.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import socket
 from collections.abc import Iterator
@@ -11,7 +10,6 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies
 
 from crossalign.encoders._quiet import quiet_logs, settings_lock
-from crossalign.errors import InputError
 
 
 @contextmanager
@@ -54,13 +52,3 @@ def reason_of(error: BaseException) -> str:
     """Return the first sentence of an exception's message, on one line."""
     said = str(error).strip() or type(error).__name__
     return said.splitlines()[0].split(". ")[0].rstrip(".:")[:200]
-
-
-def need_transformers(spec: str) -> None:
-    """Make sure that the transformers library is installed.
-
-    Raises:
-        InputError: it is not.
-    """
-    if importlib.util.find_spec("transformers") is None:
-        raise InputError(f"{spec} needs the transformers library; run `pip install 'crossalign[transformers]'`")

@@ -17,8 +17,8 @@ from open_clip.pretrained import download_pretrained_from_hf
 from torch import Tensor, nn
 
 from crossalign.encoders._checkpoints import read_weights
-from crossalign.encoders._hub import need_transformers, quiet_hub, reason_of, weights_only
-from crossalign.errors import InputError
+from crossalign.encoders._hub import quiet_hub, reason_of, weights_only
+from crossalign.errors import InputError, need_package
 
 SCHEMES = ("hf-hub:", "local-dir:")
 WEIGHTS_NAMES = (
@@ -192,7 +192,7 @@ def build(source: Source) -> nn.Module:
             warnings.filterwarnings("ignore", message="QuickGELU mismatch", category=UserWarning)
             text = (open_clip.get_model_config(source.arch) or {}).get("text_cfg", {})
             if text.get("hf_tokenizer_name") or text.get("hf_model_name"):
-                need_transformers(f"open_clip:{source.spec}")
+                need_package("transformers", "transformers", f"open_clip:{source.spec}")
             return _build(source)
     except InputError:
         raise

@@ -30,7 +30,20 @@ class VisualEncoder:
         outputs: Tensor = self._encoder.runtime.run(pixels)
         return outputs
 
-    def split(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
-        """Give joint features (..., D) and visual features (..., E), both of unit length, of outputs (..., E)."""
-        joint: Tensor = self._encoder.finish(outputs.reshape(-1, outputs.shape[-1]))
-        return joint.reshape(*outputs.shape[:-1], -1), F.normalize(outputs, dim=-1)
+
+def visual_encoder(encoder: Any) -> Any:
+    """Give what encodes images into the encoder's visual space: the encoder itself, unless it says `visual_width`."""
+    return VisualEncoder(encoder) if getattr(encoder, "visual_width", None) else encoder
+
+
+def joint_and_visual(image_encoder: Any, outputs: Tensor) -> tuple[Tensor, Tensor]:
+    """Give features (..., D) in the joint space and (..., E) in the visual space, both of unit length.
+
+    Args:
+        image_encoder: what encoded the images; see `visual_encoder`.
+        outputs: (..., E) what it gave. Without a visual space of its own they are both.
+    """
+    if not isinstance(image_encoder, VisualEncoder):
+        return outputs, outputs
+    joint: Tensor = image_encoder.finish(outputs.reshape(-1, outputs.shape[-1]))
+    return joint.reshape(*outputs.shape[:-1], -1), F.normalize(outputs, dim=-1)

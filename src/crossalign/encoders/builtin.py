@@ -31,7 +31,7 @@ from crossalign.encoders._tower import Tower
 from crossalign.encoders._weights import digest
 from crossalign.errors import InputError
 from crossalign.images.crops import Preprocessing
-from crossalign.store.shards import Store
+from crossalign.store.shards import ANCHORS, Store
 
 LEAST_ANCHOR = 0.55
 """Cosine to the nearest anchor below which a class is probably not recognised; measured in benchmarks/builtin_labels.py."""
@@ -94,7 +94,7 @@ class Conse:
         """Encode the names of ImageNet's classes, or read them from the cache: that is faster."""
         prompts = [self.settings.anchor_prompt.format(name) for name in class_list("imagenet").names]
         try:
-            shards = Store().open({"kind": "anchors", "encoder": self.fingerprint, "prompts": prompts})
+            shards = Store().open({"kind": ANCHORS, "encoder": self.fingerprint, "prompts": prompts})
         except InputError:  # A cache that cannot be used is no reason not to classify.
             return self.encode_texts(prompts)
         cached = shards.read(0)

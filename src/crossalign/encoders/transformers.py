@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from crossalign.encoders._dual import DualEncoder
-from crossalign.encoders._hub import need_transformers, quiet_hub, reason_of
+from crossalign.encoders._hub import quiet_hub, reason_of
 from crossalign.encoders._image_processor import preprocessing_of
 from crossalign.encoders._weights import tokenizer_content
-from crossalign.errors import InputError
+from crossalign.errors import InputError, need_package
 
 SAFETENSORS = ("model.safetensors", "model.safetensors.index.json")
 NOT_SAVED = ("position_ids",)
@@ -94,7 +94,7 @@ def load(spec: str, device: torch.device) -> DualEncoder:
         InputError: the library is not installed, or the model cannot be reached or read, or is no dual encoder.
     """
     name = f"transformers:{spec}"
-    need_transformers(name)
+    need_package("transformers", "transformers", name)
     folder = Path(spec).expanduser()
     if not spec or (not folder.is_dir() and (spec.startswith(("/", "./", "../", "~")) or spec.count("/") > 1)):
         raise InputError(f"{name} names a folder that does not exist; give a folder with config.json, or a name on the hub")

@@ -16,9 +16,6 @@ from crossalign.evaluation.statistics import wilson_interval
 from crossalign.features.pipeline import Progress, silent
 from crossalign.methods.examples import fit_logit_scale
 
-WANTED = 0.95
-"""Share of right answers among those that reach the threshold."""
-
 
 @dataclass(frozen=True)
 class Answers:

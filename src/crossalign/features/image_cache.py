@@ -16,9 +16,7 @@ from crossalign.encoders import Encoder
 from crossalign.errors import InputError
 from crossalign.features.pipeline import RECIPE_VERSION, pass_views, runtime_key
 from crossalign.images.inputs import ImageLike
-from crossalign.store.shards import Store
-
-KIND = "images"
+from crossalign.store.shards import IMAGES, Store
 
 
 class ImageCache:
@@ -43,7 +41,7 @@ class ImageCache:
         """
         self._shards = store.open(
             {
-                "kind": KIND,
+                "kind": IMAGES,
                 "version": RECIPE_VERSION,
                 "encoder": encoder.fingerprint,
                 "views": policy,

@@ -24,7 +24,8 @@ from crossalign.errors import InputError
 from crossalign.store.files import cache_root, write_atomically
 
 SCHEMA = 1
-TOWERS = "towers"
+TOWERS, ANCHORS, IMAGES = "towers", "anchors", "images"
+"""Kinds of sets: exported towers, the names that the embedded encoder mixes, and users' own images."""
 TEMPORARY = r"\..+\.[0-9a-f]{32}\.part"
 DIGEST_LENGTH = 32
 SHARD_FILE = rf"shard-([0-9a-f]{{{DIGEST_LENGTH}}}|\d{{5,}})\.safetensors"

@@ -13,6 +13,7 @@ from PIL import Image
 
 from crossalign.errors import InputError
 from crossalign.web.engine import Engine
+from crossalign.web.fields import in_words, thumbnails
 from crossalign.web.label_sets import ExampleFile
 from crossalign.web.thumbnails import reduced
 
@@ -58,18 +59,7 @@ class ExampleFields:
                 elem_id="example-files",
             )
             self._add = gr.Button("Add the class", size="sm", elem_id="add-class")
-            self._gallery = gr.Gallery(
-                visible=False,
-                show_label=False,
-                columns=4,
-                fit_columns=False,
-                height="auto",
-                allow_preview=False,
-                object_fit="cover",
-                buttons=[],
-                interactive=False,
-                elem_id="example-images",
-            )
+            self._gallery = thumbnails(None, 4, visible=False, elem_id="example-images")
             self._remove = gr.Dropdown([], value=None, label="Choose a class to remove it", visible=False, elem_id="remove")
 
     def connect(self) -> None:
@@ -107,12 +97,6 @@ class ExampleFields:
 
     def _removed(self, classes: Classes, name: str) -> list[Any]:
         return _shown({label: images for label, images in classes.items() if label != name})
-
-
-def in_words(error: Exception) -> gr.Error:
-    """Show an error as a message that goes away."""
-    text = str(error)
-    return gr.Error(text[:1].upper() + text[1:], duration=20, print_exception=False)
 
 
 def _shown(classes: Classes) -> list[Any]:

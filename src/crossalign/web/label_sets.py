@@ -204,7 +204,11 @@ class LabelSets:
                 num_workers=0,
             )
             if classify.examples:
-                classify.examples = _with_copies(classify.examples, copies)
+                shown = _with_copies(classify.examples, copies)
+                source = classify.descriptions_source
+                classify = Classifier.of(
+                    classify.scorer, self._encoder, classify.views, examples=shown, descriptions_source=source
+                )
         except BaseException:
             with self._lock:
                 self._cached.pop(key, None)

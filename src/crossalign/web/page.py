@@ -21,7 +21,8 @@ from crossalign.methods.registry import METHODS
 from crossalign.text.descriptions import bundled_descriptions, bundled_names
 from crossalign.text.labels import check_labels, joined_labels, split_labels
 from crossalign.web.engine import Busy, Engine, Unavailable
-from crossalign.web.example_fields import ExampleFields, in_words
+from crossalign.web.example_fields import ExampleFields
+from crossalign.web.fields import in_words, thumbnails
 from crossalign.web.label_sets import Question
 from crossalign.web.question import Typed, as_lines, question_of
 from crossalign.web.results import (
@@ -138,7 +139,7 @@ class Page:
             elem_id="images",
         )
         gr.Markdown("or a photo to try:")
-        self._photos = _thumbnails(list(map(str, PHOTOS)), 4, elem_id="photos")
+        self._photos = thumbnails(list(map(str, PHOTOS)), 4, elem_id="photos")
         self._labels = gr.Textbox(
             value=joined_labels(self._own),
             label="Labels",
@@ -209,7 +210,7 @@ class Page:
         self._cached = gr.State([], time_to_live=3600)
         self._chosen = gr.State(0)
         self._answer = gr.HTML(EMPTY, elem_id="answer")
-        self._overview = _thumbnails(None, 6, visible=False, elem_id="overview")
+        self._overview = thumbnails(None, 6, visible=False, elem_id="overview")
         self._files = gr.HTML(elem_id="files")
         with gr.Column(visible=False) as self._details:
             self._bars = gr.Label(label="Labels by probability", show_heading=False, elem_id="bars")
@@ -222,7 +223,7 @@ class Page:
             self._reasons = gr.HTML(elem_id="reasons")
             with gr.Column() as self._seen:
                 self._views_title = gr.Markdown(VIEWS_TITLE)
-                self._gallery = _thumbnails(None, 6, elem_id="views")
+                self._gallery = thumbnails(None, 6, elem_id="views")
 
     def _connect(self) -> None:
         """Say what happens when a field is used."""
@@ -380,18 +381,3 @@ def _reasons(shown: Shown, label: str) -> list[Any]:
 def _try_photo(event: gr.SelectData) -> tuple[list[str], str, str, str]:
     photo = list(PHOTOS)[event.index]
     return [str(photo)], PHOTOS[photo], "", ""
-
-
-def _thumbnails(value: list[str] | None, columns: int, **settings: Any) -> gr.Gallery:
-    return gr.Gallery(
-        value,
-        show_label=False,
-        columns=columns,
-        fit_columns=False,
-        height="auto",
-        allow_preview=False,
-        object_fit="cover",
-        buttons=[],
-        interactive=False,
-        **settings,
-    )
